@@ -1,0 +1,124 @@
+//! The applier: the one thread that turns changes of the source into tables.
+//!
+//! edits → World → delta → Replica → change → table → `ArcSwap`. Tables are built and dropped here, off the workers.
+
+mod restored;
+mod retire;
+pub mod state_file;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use sluicegate_snapshot::replica::Replica;
+use sluicegate_snapshot::{Delta, Edit, Outcome, Settings, World};
+
+use crate::shared::Shared;
+use crate::table::{GatewayBind, Table};
+use retire::Retired;
+use state_file::StateFile;
+
+/// Turns edits into tables.
+pub struct Applier {
+    world: World,
+    replica: Replica,
+    bind: GatewayBind,
+    table: Arc<ArcSwap<Table>>,
+    shared: Arc<Shared>,
+    retired: Retired,
+    state_file: Option<StateFile>,
+    /// The source was clean once; before that the state file fills the gaps.
+    synced: bool,
+}
+
+impl Applier {
+    /// An applier over an empty world.
+    pub fn new(settings: Settings, bind: GatewayBind, shared: Arc<Shared>, state_file: Option<StateFile>) -> Self {
+        Applier {
+            world: World::new(settings),
+            replica: Replica::default(),
+            bind,
+            table: shared.table.clone(),
+            shared,
+            retired: Retired::default(),
+            state_file,
+            synced: false,
+        }
+    }
+
+    /// Puts the last good snapshot of the state file in force. True: there was one.
+    pub fn restore(&mut self) -> bool {
+        let Some(file) = &self.state_file else { return false };
+        match file.read() {
+            Ok(Some(replica)) => {
+                let change = replica.everything();
+                self.replica = replica;
+                let table = self.table.load().apply(&change, &mut self.bind);
+                self.swap(table);
+                tracing::info!(version = %self.replica.snapshot().version, "last good snapshot is in force");
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                tracing::error!(%error, "state file is not used");
+                false
+            }
+        }
+    }
+
+    /// The compiled world.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Takes edits over. `clean`: the source is complete and everything in it could be read.
+    ///
+    /// Until the source was clean once, what the state file knows and the source does not say otherwise stays in force: a
+    /// document that is broken at the start must not cost its routes. From then on the source itself remembers.
+    pub fn apply(&mut self, edits: Vec<Edit>, clean: bool) -> Outcome {
+        let outcome = self.world.apply(edits);
+        let delta = if self.synced {
+            outcome.delta.clone()
+        } else {
+            let mut delta = Delta::between(self.replica.snapshot(), self.world.snapshot());
+            if !clean {
+                restored::keep_losses(&mut delta, self.replica.snapshot(), &self.world);
+            }
+            self.synced = clean;
+            delta
+        };
+        if !delta.is_empty() || !self.shared.state.has_table() {
+            self.put_in_force(&delta);
+        }
+        if !outcome.diagnosed.is_empty() {
+            self.publish_diagnostics();
+        }
+        outcome
+    }
+
+    fn put_in_force(&mut self, delta: &Delta) {
+        let change = self.replica.apply(delta);
+        let table = self.table.load().apply(&change, &mut self.bind);
+        self.swap(table);
+        if let Some(file) = &mut self.state_file {
+            file.save(&self.replica);
+        }
+    }
+
+    fn publish_diagnostics(&self) {
+        self.shared.state.set_diagnostics(self.world.diagnostics().into_iter().cloned().collect());
+    }
+
+    fn swap(&mut self, table: Table) {
+        let withheld = table.certificates().filter(|(_, entry)| entry.source.key.expose_der().is_none()).count();
+        let version = table.version.clone();
+        let old = self.table.swap(Arc::new(table));
+        self.retired.push(old);
+        self.shared.state.table_applied(withheld, self.replica.held_back());
+        tracing::debug!(%version, "table applied");
+    }
+
+    /// Drops tables that no worker reads any more. Call now and then.
+    pub fn sweep(&mut self) {
+        self.retired.sweep();
+    }
+}

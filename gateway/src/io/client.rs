@@ -1,0 +1,160 @@
+//! The byte stream of a client's connection, below TLS: what the engine and the TLS library read and write.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use pingora::http::ResponseHeader;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::head_watch::HeadWatch;
+use crate::observe::Cells;
+use crate::phase::{Connection, Scheme};
+
+/// Facts of a connection, for the lane. They travel with the engine's connection digest, on HTTP/1 and HTTP/2 alike.
+#[derive(Debug)]
+pub struct ClientInfo {
+    /// What the phases want to know.
+    pub connection: Connection,
+    /// Watch over the raw request line.
+    pub watch: HeadWatch,
+}
+
+/// A client's TCP connection. Counts itself as open while it lives.
+#[derive(Debug)]
+pub struct ClientStream {
+    tcp: TcpStream,
+    digest: Arc<ProxyDigest>,
+    socket: Arc<SocketDigest>,
+    info: Arc<ClientInfo>,
+    cells: Arc<Cells>,
+    established: TimingDigest,
+}
+
+impl ClientStream {
+    /// Wraps an accepted connection.
+    ///
+    /// # Errors
+    /// The engine's digest cannot be built.
+    pub fn new(tcp: TcpStream, connection: Connection, cells: Arc<Cells>) -> pingora::Result<Self> {
+        let info = Arc::new(ClientInfo { connection, watch: HeadWatch::default() });
+        let carrier = Box::new(ResponseHeader::build(200, Some(0))?);
+        cells.opened(connection.scheme);
+        Ok(ClientStream {
+            socket: Arc::new(SocketDigest::from_raw_fd(tcp.as_raw_fd())),
+            digest: Arc::new(ProxyDigest::new(carrier, Some(Box::new(info.clone())))),
+            info,
+            tcp,
+            cells,
+            established: TimingDigest::default(),
+        })
+    }
+
+    /// The connection's facts.
+    pub fn info(&self) -> &Arc<ClientInfo> {
+        &self.info
+    }
+
+    /// The connection's facts, out of the engine's digest.
+    pub fn info_of(digest: Option<&pingora::protocols::Digest>) -> Option<Arc<ClientInfo>> {
+        let data = digest?.proxy_digest.as_ref()?.user_data.as_ref()?;
+        data.downcast_ref::<Arc<ClientInfo>>().cloned()
+    }
+
+    /// The TCP connection, for looking at bytes before TLS.
+    pub fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        self.cells.closed(self.info.connection.scheme);
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let poll = Pin::new(&mut self.tcp).poll_read(cx, buf);
+        if self.info.connection.scheme == Scheme::Http {
+            self.info.watch.feed(&buf.filled()[before..]);
+        }
+        poll
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
+
+#[async_trait]
+impl Shutdown for ClientStream {
+    async fn shutdown(&mut self) {
+        // The peer may be gone already; there is nobody to tell.
+        let _ = AsyncWriteExt::shutdown(&mut self.tcp).await;
+    }
+}
+
+impl UniqueID for ClientStream {
+    fn id(&self) -> i32 {
+        self.tcp.as_raw_fd()
+    }
+}
+
+impl Ssl for ClientStream {}
+impl Peek for ClientStream {}
+
+impl GetTimingDigest for ClientStream {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        vec![Some(self.established.clone())]
+    }
+}
+
+impl GetProxyDigest for ClientStream {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        Some(self.digest.clone())
+    }
+}
+
+impl GetSocketDigest for ClientStream {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(self.socket.clone())
+    }
+}
+
+/// Address of a peer, as the phases want it.
+pub fn peer_ip(address: SocketAddr) -> std::net::IpAddr {
+    crate::phase::address::unmap(address.ip())
+}

@@ -1,0 +1,195 @@
+//! One connection from accept to end: TLS, then HTTP/1 requests one after another, or HTTP/2 streams side by side.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::apps::{HttpServerApp, ReusedHttpStream};
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{H2Accept, HttpSession as H2Session, default_h2_options, handshake};
+use pingora::protocols::tls::server::handshake_with_callback;
+use pingora::protocols::{ALPN, Digest, Stream};
+use pingora::proxy::HttpProxy;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::client::{ClientInfo, ClientStream, peer_ip};
+use crate::lane::Gateway;
+use crate::observe::Cells;
+use crate::observe::cells::{Handshake, Rejection};
+use crate::phase::address::is_trusted;
+use crate::phase::{Connection, Scheme};
+use crate::shared::Shared;
+use crate::tls::{Acceptor, CertificateChoice};
+
+/// Malformed streams after which an HTTP/2 connection is closed.
+const MAX_MALFORMED_STREAMS: u32 = 32;
+
+/// First byte of a TLS record that holds a handshake (RFC 8446, 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
+/// What a worker serves connections with.
+pub struct Serve {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// This worker's cells.
+    pub cells: Arc<Cells>,
+    /// This worker's engine.
+    pub proxy: Arc<HttpProxy<Gateway>>,
+    /// The TLS context.
+    pub acceptor: Arc<Acceptor>,
+    /// The choice of certificates.
+    pub certificates: Arc<CertificateChoice>,
+    /// Becomes true when connections have to end.
+    pub draining: watch::Receiver<bool>,
+}
+
+impl Serve {
+    /// Serves a connection to its end.
+    pub async fn connection(&self, scheme: Scheme, tcp: TcpStream, peer: SocketAddr) {
+        // Nagle's algorithm would hold small responses back; without the option they are only slower.
+        let _ = tcp.set_nodelay(true);
+        let Some(connection) = self.facts(scheme, &tcp, peer) else { return };
+        let Ok(client) = ClientStream::new(tcp, connection, self.cells.clone()) else { return };
+        let info = client.info().clone();
+        match scheme {
+            Scheme::Http => self.http1(Box::new(client), &info).await,
+            Scheme::Https => self.https(client, &info).await,
+        }
+    }
+
+    fn facts(&self, scheme: Scheme, tcp: &TcpStream, peer: SocketAddr) -> Option<Connection> {
+        let settings = &self.shared.settings;
+        let public = settings.public_ports.map(|ports| match scheme {
+            Scheme::Http => ports.http,
+            Scheme::Https => ports.https,
+        });
+        let port = match public {
+            Some(port) => port,
+            // The peer may be gone already.
+            None => tcp.local_addr().ok()?.port(),
+        };
+        let peer = peer_ip(peer);
+        Some(Connection { scheme, peer, port, trusted: is_trusted(&settings.trusted_proxies, peer) })
+    }
+
+    async fn https(&self, mut client: ClientStream, info: &Arc<ClientInfo>) {
+        let limit = Duration::from_secs(self.shared.settings.timeouts.handshake.into());
+        if timeout(limit, self.refuse_plain(&mut client)).await.unwrap_or(true) {
+            return;
+        }
+        let handshaken = timeout(limit, handshake_with_callback(&self.acceptor.context, client, &*self.certificates));
+        let stream = match handshaken.await {
+            Err(_) => return self.cells.handshake(Handshake::TimedOut),
+            Ok(Err(error)) => {
+                tracing::debug!(peer = %info.connection.peer, %error, "TLS handshake failed");
+                return self.cells.handshake(Handshake::Failed);
+            }
+            Ok(Ok(stream)) => stream,
+        };
+        let resumed = stream.ssl().session_reused();
+        self.cells.handshake(if resumed { Handshake::Resumed } else { Handshake::Full });
+        let stream: Stream = Box::new(stream);
+        match stream.selected_alpn_proto() {
+            Some(ALPN::H2) => self.http2(stream).await,
+            _ => self.http1(stream, info).await,
+        }
+    }
+
+    /// Answers plain HTTP on the TLS port with 400, as nginx does: people paste the wrong scheme. True: it was that, or
+    /// the client is gone.
+    async fn refuse_plain(&self, client: &mut ClientStream) -> bool {
+        use tokio::io::AsyncWriteExt;
+        let mut first = [0];
+        match client.tcp().peek(&mut first).await {
+            Ok(1) if first[0] == TLS_HANDSHAKE => false,
+            Ok(1) if first[0].is_ascii_uppercase() => {
+                self.cells.reject(Rejection::PlainOnTls);
+                let body = "400 BadRequest\nPlain HTTP was sent to the HTTPS port.\n";
+                let length = body.len();
+                let head = format!(
+                    "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+                );
+                let _ = client.write_all(format!("{head}{body}").as_bytes()).await;
+                let _ = client.shutdown().await;
+                true
+            }
+            Ok(1) => {
+                // Something else: OpenSSL says what is wrong with it.
+                false
+            }
+            _ => true,
+        }
+    }
+
+    async fn http1(&self, stream: Stream, info: &Arc<ClientInfo>) {
+        let keep_alive = u64::from(self.shared.settings.timeouts.keep_alive);
+        let mut next = Some(ReusedHttpStream::new(stream, None));
+        while let Some((stream, settings)) = next.map(ReusedHttpStream::consume) {
+            info.watch.expect_head();
+            let mut session = ServerSession::new_http1(stream);
+            match settings {
+                Some(settings) => settings.apply_to_session(&mut session),
+                None => session.set_keepalive(Some(keep_alive)),
+            }
+            next = self.proxy.process_new_http(session, &self.draining).await;
+        }
+    }
+
+    async fn http2(&self, stream: Stream) {
+        let digest = Arc::new(Digest {
+            ssl_digest: stream.get_ssl_digest(),
+            timing_digest: stream.get_timing_digest(),
+            proxy_digest: stream.get_proxy_digest(),
+            socket_digest: stream.get_socket_digest(),
+        });
+        let limit = Duration::from_secs(self.shared.settings.timeouts.handshake.into());
+        let mut options = default_h2_options();
+        options.initial_window_size(256 * 1024).initial_connection_window_size(1024 * 1024);
+        let Ok(Ok(mut connection)) = timeout(limit, handshake(stream, Some(options))).await else { return };
+        let idle = Duration::from_secs(self.shared.settings.timeouts.keep_alive.into());
+        let mut draining = self.draining.clone();
+        let mut told = false;
+        let mut malformed = 0;
+        // Streams hold a sender each: when all are gone the connection is idle.
+        let (busy, mut idle_since) = watch::channel(());
+        let busy = Arc::new(busy);
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = draining.wait_for(|draining| *draining), if !told => {
+                    // GOAWAY; streams that are open, and those already on their way, are still served.
+                    connection.graceful_shutdown();
+                    told = true;
+                    continue;
+                }
+                accepted = H2Session::from_h2_conn(&mut connection, digest.clone()) => accepted,
+                () = tokio::time::sleep(idle), if Arc::strong_count(&busy) == 1 && !told => {
+                    connection.graceful_shutdown();
+                    told = true;
+                    continue;
+                }
+                // A stream ended; whether the connection is idle now is looked at again.
+                _ = idle_since.changed() => continue,
+            };
+            match accepted {
+                Ok(Some(H2Accept::Session(session))) => {
+                    let (proxy, draining, busy) = (self.proxy.clone(), self.draining.clone(), busy.clone());
+                    tokio::spawn(async move {
+                        proxy.process_new_http(ServerSession::new_http2(session), &draining).await;
+                        busy.send_replace(());
+                    });
+                }
+                Ok(Some(H2Accept::Rejected)) => {
+                    self.cells.reject(Rejection::MalformedStream);
+                    malformed += 1;
+                    if malformed >= MAX_MALFORMED_STREAMS {
+                        return;
+                    }
+                }
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+}

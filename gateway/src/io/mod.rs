@@ -1,0 +1,14 @@
+//! Connections of clients: sockets, accept loops, TLS, and the workers that own them.
+//!
+//! Each worker is one thread with a current-thread runtime, its own `SO_REUSEPORT` sockets and its own engine; a
+//! connection never leaves the worker that accepted it (docs/adr/0003).
+
+pub mod client;
+pub mod connection;
+pub mod head_watch;
+pub mod listener;
+pub mod worker;
+
+pub use client::ClientStream;
+pub use connection::Serve;
+pub use listener::{BindError, Listeners};

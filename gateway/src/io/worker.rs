@@ -1,0 +1,145 @@
+//! A worker: one thread, one runtime, its own sockets, its own engine and so its own pool of upstream connections.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pingora::apps::HttpServerApp;
+use pingora::proxy::http_proxy;
+use pingora::server::configuration::ServerConf;
+use tokio::sync::watch;
+
+use super::connection::Serve;
+use super::listener::Listeners;
+use crate::lane::Gateway;
+use crate::observe::cells::Rejection;
+use crate::phase::Scheme;
+use crate::shared::Shared;
+use crate::tls::{Acceptor, CertificateChoice};
+
+/// What every worker is made from.
+#[derive(Clone)]
+pub struct Blueprint {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// The TLS context.
+    pub acceptor: Arc<Acceptor>,
+    /// The choice of certificates.
+    pub certificates: Arc<CertificateChoice>,
+    /// Becomes true when no more connections are accepted and open ones have to end.
+    pub draining: watch::Receiver<bool>,
+    /// Connections that are being served, of all workers.
+    pub open: Arc<AtomicUsize>,
+}
+
+/// Starts worker `index` on its sockets.
+///
+/// # Errors
+/// The thread or its runtime cannot be started.
+pub fn start(index: usize, blueprint: Blueprint, listeners: Listeners) -> io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        if blueprint.shared.settings.pin {
+            crate::cpus::pin(index);
+        }
+        runtime.block_on(run(index, blueprint, listeners));
+    })
+}
+
+async fn run(index: usize, blueprint: Blueprint, listeners: Listeners) {
+    let shared = blueprint.shared.clone();
+    let Some(cells) = shared.cells.get(index).cloned() else { return };
+    let conf = ServerConf {
+        // Read by the engine for the size of its pool, which is this worker's alone.
+        threads: 1,
+        upstream_keepalive_pool_size: shared.settings.upstream_idle_connections,
+        max_retries: crate::upstream::pick::MAX_TRIES,
+        ..ServerConf::default()
+    };
+    let gateway = Gateway::new(shared.clone(), cells.clone());
+    let proxy = Arc::new(http_proxy(&Arc::new(conf), gateway));
+    let serve = Arc::new(Serve {
+        shared: shared.clone(),
+        cells,
+        proxy: proxy.clone(),
+        acceptor: blueprint.acceptor.clone(),
+        certificates: blueprint.certificates.clone(),
+        draining: blueprint.draining.clone(),
+    });
+    let mut loops = Vec::new();
+    for (scheme, listener) in listeners.0 {
+        loops.push(tokio::spawn(accept(scheme, listener, serve.clone(), blueprint.open.clone())));
+    }
+    shared.state.listening.fetch_add(1, Ordering::SeqCst);
+    let mut draining = blueprint.draining.clone();
+    let _ = draining.wait_for(|draining| *draining).await;
+    // What the kernel has already queued for these sockets is taken before they close: nobody is reset.
+    for accept_loop in loops {
+        let _ = accept_loop.await;
+    }
+    proxy.http_cleanup().await;
+    // The thread lives on for its open connections; the process ends it.
+    std::future::pending::<()>().await;
+}
+
+async fn accept(scheme: Scheme, listener: TcpListener, serve: Arc<Serve>, open: Arc<AtomicUsize>) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "listening socket cannot be used"),
+    };
+    let mut draining = serve.draining.clone();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            _ = draining.wait_for(|draining| *draining) => return,
+        };
+        match accepted {
+            Ok((tcp, peer)) => {
+                let serve = serve.clone();
+                let guard = OpenGuard::new(&open);
+                tokio::spawn(async move {
+                    serve.connection(scheme, tcp, peer).await;
+                    drop(guard);
+                });
+            }
+            Err(error) => {
+                serve.cells.reject(Rejection::AcceptFailed);
+                // Out of descriptors: others have to close first. A connection that was reset meanwhile is no reason to wait.
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc_errno::EMFILE | libc_errno::ENFILE | libc_errno::ENOBUFS | libc_errno::ENOMEM)
+                ) {
+                    tracing::warn!(%error, "no connection can be accepted; trying again in 50 ms");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+}
+
+/// The few error numbers of Linux that mean "not now".
+mod libc_errno {
+    pub(super) const ENOMEM: i32 = 12;
+    pub(super) const ENFILE: i32 = 23;
+    pub(super) const EMFILE: i32 = 24;
+    pub(super) const ENOBUFS: i32 = 105;
+}
+
+/// Counts a connection while it is served, also when its task panics.
+struct OpenGuard(Arc<AtomicUsize>);
+
+impl OpenGuard {
+    fn new(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::SeqCst);
+        OpenGuard(open.clone())
+    }
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}

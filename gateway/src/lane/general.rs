@@ -1,0 +1,433 @@
+//! The general lane: `impl ProxyHttp` that only drives the phases. The one place that touches the engine's session.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use http::Version;
+use http::header::{HOST, UPGRADE};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::protocols::Digest;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType};
+
+use super::{reply, view};
+use crate::clock;
+use crate::io::ClientStream;
+use crate::io::client::ClientInfo;
+use crate::observe::access_log::Line;
+use crate::observe::{Cells, RequestLabels};
+use crate::phase::admit::{self, Verdict};
+use crate::phase::canonical::{self, Canonical};
+use crate::phase::forward::{self, Forwarding};
+use crate::phase::respond::{self, Marks};
+use crate::phase::{Connection, Reason, Reply, Scheme, address};
+use crate::shared::{Shared, Stage};
+use crate::upstream::pick::{self, MAX_TRIES, Tried};
+use crate::upstream::{BoundBackend, EndpointState};
+use sluicegate_snapshot::Version as SnapshotVersion;
+use sluicegate_snapshot::model::Route;
+
+/// How long a request waits for the first answer about a name.
+const FIRST_LOOKUP: Duration = Duration::from_secs(5);
+
+/// The engine's application of one worker.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    cells: Arc<Cells>,
+}
+
+/// State of one request.
+pub struct Ctx {
+    started: Instant,
+    wall: f64,
+    info: Option<Arc<ClientInfo>>,
+    request_id: String,
+    canonical: Option<Canonical>,
+    route: Option<Arc<Route>>,
+    version: Option<SnapshotVersion>,
+    backend: Option<Arc<BoundBackend>>,
+    endpoint: Option<Arc<EndpointState>>,
+    tried: Tried,
+    reason: Reason,
+    connect_started: Option<Instant>,
+    upstream_head: Option<Duration>,
+    /// Counts the request as on its way; given back in `logging`.
+    in_flight: bool,
+    upgrade: bool,
+}
+
+impl Gateway {
+    /// The application of the worker with these cells.
+    pub fn new(shared: Arc<Shared>, cells: Arc<Cells>) -> Self {
+        Gateway { shared, cells }
+    }
+
+    fn connection(ctx: &Ctx) -> Connection {
+        let nobody = Connection { scheme: Scheme::Http, peer: [0, 0, 0, 0].into(), port: 0, trusted: false };
+        ctx.info.as_ref().map_or(nobody, |info| info.connection)
+    }
+
+    fn marks<'a>(&'a self, ctx: &'a Ctx) -> Marks<'a> {
+        let version = ctx.version.as_ref().filter(|_| self.shared.settings.debug_header);
+        Marks {
+            server: self.shared.server_header.as_ref(),
+            route: version.map(|version| (ctx.route.as_deref(), version)),
+        }
+    }
+
+    /// Phases 1 and 2. `None`: the request goes on to `ctx.backend`.
+    fn judge(&self, session: &Session, ctx: &mut Ctx) -> Option<Reply> {
+        let connection = Self::connection(ctx);
+        let head = view::head(session.req_header(), &connection);
+        ctx.request_id = forward::request_id(&head);
+        if ctx.info.as_ref().is_some_and(|info| info.watch.is_bad()) {
+            return Some(Reason::BadRequest.into());
+        }
+        let canonical = match canonical::canonicalise(&head) {
+            Ok(canonical) => canonical,
+            Err(reason) => return Some(reason.into()),
+        };
+        if admit::is_health_request(self.shared.settings.traffic_health_path.as_deref(), &canonical) {
+            ctx.canonical = Some(canonical);
+            let ready = self.shared.state.ready(self.shared.cells.len()).is_ok();
+            return Some(if ready { Reason::Healthy } else { Reason::NotReady }.into());
+        }
+        let table = self.shared.table.load();
+        ctx.version = self.shared.settings.debug_header.then(|| table.version.clone());
+        let (route, verdict) = admit::admit(&table, &head, &canonical);
+        ctx.route = route;
+        ctx.canonical = Some(canonical);
+        match verdict {
+            Verdict::Forward(backend) => {
+                ctx.backend = Some(backend);
+                None
+            }
+            Verdict::Reply(reply) => Some(reply),
+        }
+    }
+
+    async fn answer(&self, session: &mut Session, ctx: &mut Ctx, reply: &Reply, close: bool) -> pingora::Result<()> {
+        ctx.reason = reply.reason;
+        let request = session.req_header();
+        let response = respond::render(reply, &request.method, &request.headers, &ctx.request_id);
+        let mut fields = self.marks(ctx).fields();
+        if let Ok(id) = http::HeaderValue::from_str(&ctx.request_id) {
+            fields.push((http::HeaderName::from_static("x-request-id"), id));
+        }
+        reply::write(session, response, fields, close).await
+    }
+
+    /// Phase 3.
+    async fn pick(&self, ctx: &mut Ctx) -> Result<Arc<EndpointState>, Reason> {
+        let Some(backend) = ctx.backend.clone() else { return Err(Reason::InternalError) };
+        let now = clock::now_ms();
+        let cursor = &backend.state.cursor;
+        let picked = if backend.names.is_empty() {
+            pick::round_robin(&backend.endpoints, cursor, &ctx.tried, now).cloned()
+        } else {
+            for name in &backend.names {
+                name.wait_asked(FIRST_LOOKUP).await;
+            }
+            let endpoints = backend.all_endpoints();
+            if endpoints.is_empty() {
+                return Err(Reason::NameUnresolved);
+            }
+            pick::round_robin(&endpoints, cursor, &ctx.tried, now).cloned()
+        };
+        match picked {
+            Some(endpoint) => Ok(endpoint),
+            None if ctx.tried.is_empty() => Err(Reason::NoEndpoints),
+            None => Err(Reason::ConnectFailed),
+        }
+    }
+
+    fn peer(&self, endpoint: &EndpointState, backend: &BoundBackend, upgrade: bool) -> Box<HttpPeer> {
+        let seconds = |seconds: u32| Some(Duration::from_secs(seconds.into()));
+        let timeouts = &self.shared.settings.timeouts;
+        let mut peer = Box::new(HttpPeer::new(endpoint.address, false, String::new()));
+        peer.group_key = backend.pool_group;
+        peer.options.connection_timeout = seconds(timeouts.connect);
+        peer.options.total_connection_timeout = seconds(timeouts.connect);
+        peer.options.read_timeout = seconds(if upgrade { timeouts.upgraded_idle } else { timeouts.upstream_read });
+        peer.options.write_timeout = seconds(timeouts.upstream_write);
+        peer.options.idle_timeout = seconds(timeouts.upstream_idle);
+        peer
+    }
+
+    fn connect_failed(&self, ctx: &mut Ctx) {
+        let (Some(endpoint), Some(backend)) = (&ctx.endpoint, &ctx.backend) else { return };
+        ctx.tried.push(endpoint.address);
+        let now = clock::now_ms();
+        if endpoint.connect_failed() && !endpoint.is_ejected(now) && pick::may_eject(&backend.all_endpoints(), now) {
+            let duration = endpoint.eject(now);
+            tracing::warn!(backend = %backend.key, endpoint = %endpoint.address, ms = duration, "endpoint ejected: connections fail");
+        }
+    }
+
+    fn leave(&self, ctx: &mut Ctx) {
+        if std::mem::take(&mut ctx.in_flight) {
+            self.cells.in_flight.fetch_sub(1, Ordering::Relaxed);
+            if let Some(backend) = &ctx.backend {
+                backend.state.in_flight.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        if let Some(endpoint) = ctx.endpoint.take() {
+            endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn account(&self, session: &Session, ctx: &Ctx, status: u16) {
+        let per_route = self.shared.settings.metrics_per_route;
+        let route = ctx.route.as_ref().filter(|_| per_route).and_then(|route| route.ingress.as_ref());
+        let labels = RequestLabels {
+            class: ctx.route.as_ref().map_or_else(|| Arc::from(""), |route| route.class.clone()),
+            route: route.map_or_else(|| Arc::from(""), |ingress| Arc::from(ingress.to_string())),
+            method: RequestLabels::method_index(&session.req_header().method),
+            status_class: (status / 100) as u8,
+            reason: ctx.reason,
+        };
+        self.cells.request(labels, ctx.started.elapsed());
+    }
+
+    fn log(&self, session: &Session, ctx: &Ctx, status: u16, upstream: Option<SocketAddr>) {
+        let succeeded = matches!(
+            ctx.reason,
+            Reason::Upstream | Reason::StaticFile | Reason::NotModified | Reason::TlsRedirect | Reason::Healthy
+        );
+        if !self.shared.access_log.wants(succeeded && status < 500) {
+            return;
+        }
+        let request = session.req_header();
+        let connection = Self::connection(ctx);
+        let client = address::client(&self.shared.settings.trusted_proxies, connection.peer, &request.headers);
+        let target = match &ctx.canonical {
+            Some(canonical) => canonical.target(),
+            None => request.raw_path().to_vec(),
+        };
+        let milliseconds = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
+        let route = ctx.route.as_deref();
+        self.shared.access_log.write(&Line {
+            time: ctx.wall,
+            request_id: &ctx.request_id,
+            client: client.to_string(),
+            scheme: connection.scheme.as_str(),
+            protocol: match request.version {
+                Version::HTTP_2 => "HTTP/2",
+                Version::HTTP_11 => "HTTP/1.1",
+                _ => "HTTP/1.0",
+            },
+            method: request.method.as_str(),
+            host: ctx.canonical.as_ref().map_or("", |canonical| canonical.host.as_str()),
+            target: String::from_utf8_lossy(&target).into_owned(),
+            status,
+            reason: ctx.reason.as_str(),
+            bytes_in: session.body_bytes_read() as u64,
+            bytes_out: session.body_bytes_sent() as u64,
+            duration_ms: milliseconds(ctx.started.elapsed()),
+            upstream_ms: ctx.upstream_head.map(milliseconds),
+            ingress: route.and_then(|route| route.ingress.as_ref()).map(ToString::to_string),
+            class: route.map(|route| &*route.class),
+            path: route.map(|route| &*route.path),
+            backend: ctx.backend.as_ref().map(|backend| backend.key.to_string()),
+            upstream: upstream.map(|address| address.to_string()),
+            retries: ctx.tried.len() as u32,
+            user_agent: request.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()),
+        });
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Ctx {
+        Ctx {
+            started: Instant::now(),
+            wall: std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(0.0, |now| (now.as_secs_f64() * 1e3).round() / 1e3),
+            info: None,
+            request_id: String::new(),
+            canonical: None,
+            route: None,
+            version: None,
+            backend: None,
+            endpoint: None,
+            tried: Vec::new(),
+            reason: Reason::InternalError,
+            connect_started: None,
+            upstream_head: None,
+            in_flight: false,
+            upgrade: false,
+        }
+    }
+
+    // No module: each costs an allocation and several calls a request.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<bool> {
+        ctx.info = ClientStream::info_of(session.digest());
+        let timeouts = &self.shared.settings.timeouts;
+        let draining = self.shared.state.stage() >= Stage::Draining;
+        // The engine forgets the keep-alive time with every request.
+        session.set_keepalive((!draining).then(|| timeouts.keep_alive.into()));
+        session.set_read_timeout(Some(Duration::from_secs(timeouts.client_read.into())));
+        session.set_write_timeout(Some(Duration::from_secs(timeouts.client_write.into())));
+        let Some(reply) = self.judge(session, ctx) else { return Ok(false) };
+        let close = matches!(reply.reason, Reason::BadRequest | Reason::MethodNotAllowed) || draining;
+        self.answer(session, ctx, &reply, close).await?;
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<Box<HttpPeer>> {
+        let endpoint = match self.pick(ctx).await {
+            Ok(endpoint) => endpoint,
+            Err(reason) => {
+                ctx.reason = reason;
+                return Err(Error::explain(ErrorType::HTTPStatus(reason.status()), reason.as_str()));
+            }
+        };
+        let Some(backend) = ctx.backend.clone() else { return Err(Error::new(ErrorType::InternalError)) };
+        if !ctx.tried.is_empty() {
+            self.cells.retries.fetch_add(1, Ordering::Relaxed);
+        }
+        if !std::mem::replace(&mut ctx.in_flight, true) {
+            self.cells.in_flight.fetch_add(1, Ordering::Relaxed);
+            backend.state.in_flight.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(before) = ctx.endpoint.take() {
+            before.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
+        ctx.upgrade = session.is_upgrade_req();
+        if ctx.upgrade {
+            session.set_read_timeout(Some(Duration::from_secs(self.shared.settings.timeouts.upgraded_idle.into())));
+        }
+        let peer = self.peer(&endpoint, &backend, ctx.upgrade);
+        ctx.endpoint = Some(endpoint);
+        ctx.connect_started = Some(Instant::now());
+        Ok(peer)
+    }
+
+    fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
+        self.connect_failed(ctx);
+        ctx.reason = Reason::ConnectFailed;
+        // Nothing was sent, so every method may go to another endpoint.
+        error.set_retry(ctx.tried.len() < MAX_TRIES);
+        error
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        reused: bool,
+        _: &HttpPeer,
+        _: std::os::fd::RawFd,
+        _: Option<&Digest>,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<()> {
+        if let Some(endpoint) = &ctx.endpoint {
+            endpoint.connected();
+        }
+        // What went wrong with endpoints before is over.
+        ctx.reason = Reason::InternalError;
+        if !reused && let Some(started) = ctx.connect_started {
+            self.cells.connected(started.elapsed());
+        }
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<()> {
+        let connection = Self::connection(ctx);
+        let downstream = session.req_header();
+        let head = view::head(downstream, &connection);
+        let client = address::client(&self.shared.settings.trusted_proxies, connection.peer, head.headers);
+        let authority = downstream.uri.authority().filter(|_| downstream.version == Version::HTTP_2);
+        let host = forward::authority(head.headers, authority);
+        let edits = forward::edits(&head, &Forwarding { client, request_id: &ctx.request_id, host });
+        for name in &edits.remove {
+            request.remove_header(name);
+        }
+        for (name, value) in edits.set {
+            request.insert_header(name, value)?;
+        }
+        if let Some(canonical) = &ctx.canonical {
+            request.set_raw_path(&canonical.target())?;
+            if !request.headers.contains_key(HOST) && !canonical.host.as_str().is_empty() {
+                request.insert_header(HOST, canonical.host.as_str())?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<()> {
+        if !response.status.is_informational() {
+            ctx.reason = Reason::Upstream;
+            ctx.upstream_head.get_or_insert_with(|| ctx.started.elapsed());
+        }
+        if self.shared.state.stage() >= Stage::Draining && !response.headers.contains_key(UPGRADE) {
+            session.set_keepalive(None);
+        }
+        for (name, value) in self.marks(ctx).fields() {
+            response.insert_header(name, value)?;
+        }
+        Ok(())
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
+        let reason = reason_of(error, ctx);
+        ctx.reason = reason;
+        let written = session.response_written().is_some();
+        if !written && reason.status() > 0 {
+            let reply = Reply::from(reason);
+            // The client being gone as well changes nothing.
+            let _ = self.answer(session, ctx, &reply, true).await;
+        }
+        FailToProxy { error_code: reason.status(), can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
+        if let Some(error) = error {
+            ctx.reason = reason_of(error, ctx);
+            tracing::debug!(reason = %ctx.reason, %error, "request failed");
+        }
+        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        let upstream = ctx.endpoint.as_ref().map(|endpoint| endpoint.address);
+        self.leave(ctx);
+        self.account(session, ctx, status);
+        self.log(session, ctx, status, upstream);
+    }
+}
+
+/// The reason of an engine's error. A reason that a phase gave already stays.
+fn reason_of(error: &Error, ctx: &Ctx) -> Reason {
+    if matches!(error.etype(), ErrorType::HTTPStatus(_)) || ctx.reason == Reason::ConnectFailed {
+        return ctx.reason;
+    }
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Upstream, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => Reason::UpstreamTimeout,
+        (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::H2Error) => {
+            Reason::UpstreamInvalid
+        }
+        (ErrorSource::Upstream, _) => Reason::UpstreamReset,
+        (ErrorSource::Downstream, ErrorType::ReadTimedout) => Reason::ClientTimeout,
+        (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => Reason::BadRequest,
+        (ErrorSource::Downstream, _) => Reason::ClientClosed,
+        _ => Reason::InternalError,
+    }
+}

@@ -1,0 +1,32 @@
+//! The engine's request as the phases' plain views.
+
+use pingora::http::{RequestHeader, Version};
+
+use crate::phase::{Connection, Hosts, RequestHead};
+
+/// Shows a request.
+pub(super) fn head<'a>(request: &'a RequestHeader, connection: &'a Connection) -> RequestHead<'a> {
+    RequestHead {
+        method: &request.method,
+        target: request.raw_path(),
+        hosts: hosts(request),
+        http10: request.version <= Version::HTTP_10,
+        headers: &request.headers,
+        connection,
+    }
+}
+
+/// `:authority` for HTTP/2 (the engine has seen to it that a Host beside it is equal), else `Host`.
+fn hosts(request: &RequestHeader) -> Hosts<'_> {
+    if request.version == Version::HTTP_2
+        && let Some(authority) = request.uri.authority()
+    {
+        return Hosts::One(authority.as_str().as_bytes());
+    }
+    let mut values = request.headers.get_all(http::header::HOST).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Hosts::None,
+        (Some(host), None) => Hosts::One(host.as_bytes()),
+        (Some(_), Some(_)) => Hosts::Many,
+    }
+}

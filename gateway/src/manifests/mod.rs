@@ -1,0 +1,9 @@
+//! Manifests in files: reading them, following them, and keeping the last good meaning of what breaks.
+
+pub mod read;
+pub mod source;
+pub mod watch;
+pub mod yaml;
+
+pub use read::{Document, Problem};
+pub use source::Source;

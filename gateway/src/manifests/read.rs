@@ -1,0 +1,234 @@
+//! One manifest text: documents to API objects. A document that cannot be read hurts only itself.
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sluicegate_snapshot::{Kind, Object, ObjectKey};
+
+use super::yaml;
+
+/// A document (or an item of a List) that was read.
+#[derive(Debug)]
+pub struct Document {
+    /// Which object it is.
+    pub kind: Kind,
+    /// Its identity.
+    pub key: ObjectKey,
+    /// The object; `None` where it cannot be read: its last good form stays in force.
+    pub object: Option<Object>,
+}
+
+/// Something about a document that its author should know.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Problem {
+    /// The file.
+    pub file: String,
+    /// Line of the document's start, or of the error where it is known.
+    pub line: u64,
+    /// `Kind namespace/name`, as far as it is known.
+    pub object: String,
+    /// Path of the field; empty where there is none.
+    pub field: String,
+    /// What is wrong and what happens instead.
+    pub message: String,
+    /// Whether anything is lost by it; false: only a note.
+    pub error: bool,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Problem { file, line, object, field, message, error } = self;
+        write!(f, "{}: {file}:{line}: ", if *error { "error" } else { "warning" })?;
+        for part in [object, field].into_iter().filter(|part| !part.is_empty()) {
+            write!(f, "{part}: ")?;
+        }
+        f.write_str(message)
+    }
+}
+
+/// Reads all documents of a text.
+pub fn read(file: &str, text: &str) -> (Vec<Document>, Vec<Problem>) {
+    let mut reader = Reader { file, line: 1, documents: Vec::new(), problems: Vec::new() };
+    for (line, part) in yaml::documents(text) {
+        reader.line = line;
+        match yaml::parse::<Value>(part) {
+            Ok(None) => {}
+            Ok(Some(value)) => reader.document(value),
+            Err(error) => {
+                let within = error.line.saturating_sub(1);
+                reader.line = line + within;
+                let mut message = error.to_string();
+                if let Some((_, rest)) = message.split_once("no readable YAML") {
+                    message = format!("no readable YAML{rest}");
+                }
+                reader.problem("", "", format!("{message}. What this document said before stays in force"), true);
+            }
+        }
+    }
+    (reader.documents, reader.problems)
+}
+
+struct Reader<'a> {
+    file: &'a str,
+    line: u64,
+    documents: Vec<Document>,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn problem(&mut self, object: &str, field: &str, message: String, error: bool) {
+        self.problems.push(Problem {
+            file: self.file.to_owned(),
+            line: self.line,
+            object: object.to_owned(),
+            field: field.to_owned(),
+            message,
+            error,
+        });
+    }
+
+    fn document(&mut self, value: Value) {
+        let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (api_version, kind) = (text("apiVersion"), text("kind"));
+        if let Some(items) = value.get("items").and_then(Value::as_array)
+            && kind.ends_with("List")
+        {
+            let item_kind = kind.trim_end_matches("List");
+            for item in items.clone() {
+                self.document(with_type(item, &api_version, item_kind));
+            }
+            return;
+        }
+        let known = match (api_version.as_str(), kind.as_str()) {
+            ("networking.k8s.io/v1", "Ingress") => self.object::<Ingress>(value, Kind::Ingress, Object::Ingress),
+            ("networking.k8s.io/v1", "IngressClass") => {
+                self.object::<IngressClass>(value, Kind::IngressClass, Object::IngressClass)
+            }
+            ("v1", "Service") => self.object::<Service>(value, Kind::Service, Object::Service),
+            ("v1", "Secret") => self.object::<Secret>(value, Kind::Secret, Object::Secret),
+            ("v1", "ConfigMap") => self.object::<ConfigMap>(value, Kind::ConfigMap, Object::ConfigMap),
+            ("discovery.k8s.io/v1", "EndpointSlice") => {
+                self.object::<EndpointSlice>(value, Kind::EndpointSlice, Object::EndpointSlice)
+            }
+            ("", _) | (_, "") => {
+                let message = "apiVersion and kind are needed; the document is ignored".to_owned();
+                return self.problem("", "apiVersion, kind", message, true);
+            }
+            (_, "Ingress" | "IngressClass") => {
+                let message = format!("{api_version} is not served; use networking.k8s.io/v1. The document is ignored");
+                return self.problem(&kind, "apiVersion", message, true);
+            }
+            // Deployments and the like may stand beside what we read.
+            _ => return,
+        };
+        self.documents.extend(known);
+    }
+
+    fn object<T: DeserializeOwned>(
+        &mut self,
+        value: Value,
+        kind: Kind,
+        wrap: fn(Box<T>) -> Object,
+    ) -> Option<Document> {
+        let meta = |key: &str| value.get("metadata").and_then(|meta| meta.get(key)).and_then(Value::as_str);
+        let name = meta("name").unwrap_or_default().to_owned();
+        let namespace = meta("namespace").unwrap_or("default").to_owned();
+        let key = match kind {
+            Kind::IngressClass => ObjectKey::cluster(name.as_str()),
+            _ => ObjectKey::new(namespace.as_str(), name.as_str()),
+        };
+        let title = format!("{kind} {key}");
+        if !is_name(&name) || (kind != Kind::IngressClass && !is_name(&namespace)) {
+            let message = "name (and namespace) must be lower-case DNS names; the document is ignored".to_owned();
+            self.problem(&title, "metadata.name", message, true);
+            return None;
+        }
+        let mut ignored = Vec::new();
+        let mut track = |path: serde_ignored::Path<'_>| ignored.push(path.to_string());
+        let mut place = serde_path_to_error::Track::new();
+        let deserializer = serde_path_to_error::Deserializer::new(value, &mut place);
+        let object: Result<T, _> = serde_ignored::deserialize(deserializer, &mut track);
+        let object = match object {
+            Ok(object) => Some(wrap(Box::new(object))),
+            Err(error) => {
+                let message = format!("{error}. What this object said before stays in force");
+                let field = place.path().to_string();
+                self.problem(&title, &field, message, true);
+                None
+            }
+        };
+        // apiVersion and kind are read before; status is not ours to read.
+        for field in
+            ignored.iter().filter(|field| !field.starts_with("status") && *field != "kind" && *field != "apiVersion")
+        {
+            self.problem(&title, field, "unknown field; it is ignored".to_owned(), false);
+        }
+        Some(Document { kind, key, object })
+    }
+}
+
+fn with_type(mut item: Value, api_version: &str, kind: &str) -> Value {
+    if let Value::Object(map) = &mut item {
+        map.entry("apiVersion").or_insert_with(|| api_version.into());
+        if !kind.is_empty() {
+            map.entry("kind").or_insert_with(|| kind.into());
+        }
+    }
+    item
+}
+
+/// A DNS subdomain of RFC 1123, as the API server wants it.
+fn is_name(name: &str) -> bool {
+    (1..=253).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.ends_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_document_leaves_its_neighbours_alone() {
+        let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n---\nkind: [\n---\napiVersion: v1\nkind: Service\nmetadata: {name: b}\n";
+        let (documents, problems) = read("x.yaml", text);
+        assert_eq!(documents.len(), 2);
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].line >= 4, "{}", problems[0]);
+    }
+
+    #[test]
+    fn a_wrong_type_names_object_and_field() {
+        let text = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: web, namespace: shop}\nspec: {rules: [{http: {paths: 7}}]}\n";
+        let (documents, problems) = read("x.yaml", text);
+        assert!(documents[0].object.is_none());
+        let line = problems[0].to_string();
+        assert!(line.contains("Ingress shop/web: spec.rules[0].http.paths: "), "{line}");
+    }
+
+    #[test]
+    fn unknown_fields_are_noted_but_do_not_hurt() {
+        let text = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: web}\nspec: {ruls: []}\n";
+        let (documents, problems) = read("x.yaml", text);
+        assert!(documents[0].object.is_some());
+        assert_eq!((problems[0].field.as_str(), problems[0].error), ("spec.ruls", false));
+    }
+
+    #[test]
+    fn lists_and_foreign_kinds_are_read() {
+        let text = "kind: List\napiVersion: v1\nitems:\n- {apiVersion: v1, kind: Service, metadata: {name: a}}\n- {apiVersion: apps/v1, kind: Deployment, metadata: {name: d}}\n---\nkind: IngressList\napiVersion: networking.k8s.io/v1\nitems: [{metadata: {name: i}}]\n";
+        let (documents, problems) = read("x.yaml", text);
+        let kinds: Vec<Kind> = documents.iter().map(|document| document.kind).collect();
+        assert_eq!(kinds, [Kind::Service, Kind::Ingress]);
+        assert!(problems.is_empty(), "{problems:?}");
+    }
+
+    #[test]
+    fn old_api_versions_are_refused_with_the_right_one() {
+        let (_, problems) = read("x.yaml", "apiVersion: extensions/v1beta1\nkind: Ingress\nmetadata: {name: a}\n");
+        assert!(problems[0].message.contains("networking.k8s.io/v1"));
+    }
+}

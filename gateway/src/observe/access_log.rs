@@ -1,0 +1,174 @@
+//! The access log: one JSON line a request. Workers hand lines to a writer thread over a bounded queue; when the disk is
+//! slow, lines are lost and counted, requests are not.
+
+use std::fs::OpenOptions;
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::settings::AccessLogSettings;
+
+/// Lines that may wait for the writer.
+const QUEUE: usize = 8192;
+
+/// A line of the log.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Line<'a> {
+    /// Unix time of the request's head, seconds with milliseconds.
+    pub time: f64,
+    /// Id that the backend got and that the gateway's own answers tell.
+    pub request_id: &'a str,
+    /// Client's address.
+    pub client: String,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// HTTP version.
+    pub protocol: &'static str,
+    /// Method.
+    pub method: &'a str,
+    /// Normalised host.
+    pub host: &'a str,
+    /// Target as forwarded.
+    pub target: String,
+    /// Status; 0: none was sent.
+    pub status: u16,
+    /// Why.
+    pub reason: &'static str,
+    /// Bytes of the request's body.
+    pub bytes_in: u64,
+    /// Bytes of the response's body.
+    pub bytes_out: u64,
+    /// Milliseconds from the head of the request to the end of the response.
+    pub duration_ms: f64,
+    /// Milliseconds until the backend's response head; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_ms: Option<f64>,
+    /// Ingress of the route.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<String>,
+    /// Class of the route.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<&'a str>,
+    /// Path of the route.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<&'a str>,
+    /// Backend of the route.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// Endpoint that was asked last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+    /// Endpoints that could not be connected to before.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub retries: u32,
+    /// User agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<&'a str>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+enum Message {
+    Line(Vec<u8>),
+    Reopen,
+}
+
+/// The log, or nothing where it is off.
+pub struct AccessLog {
+    sender: Option<SyncSender<Message>>,
+    sample: f64,
+    lost: AtomicU64,
+}
+
+impl AccessLog {
+    /// Opens the log and starts its writer.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or no thread can be started.
+    pub fn open(settings: &AccessLogSettings) -> io::Result<Self> {
+        if !settings.enabled {
+            return Ok(AccessLog { sender: None, sample: 0.0, lost: AtomicU64::new(0) });
+        }
+        let output = Output::open(settings.path.as_ref())?;
+        let (sender, receiver) = sync_channel(QUEUE);
+        let path = settings.path.clone();
+        std::thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || write_lines(output, &receiver, path.as_ref()))?;
+        Ok(AccessLog { sender: Some(sender), sample: settings.sample, lost: AtomicU64::new(0) })
+    }
+
+    /// Whether a request is to be logged. What did not simply succeed always is.
+    pub fn wants(&self, succeeded: bool) -> bool {
+        self.sender.is_some() && (!succeeded || self.sample >= 1.0 || rand::random::<f64>() < self.sample)
+    }
+
+    /// Writes a line, or counts it as lost.
+    pub fn write(&self, line: &Line<'_>) {
+        let Some(sender) = &self.sender else { return };
+        let Ok(mut text) = serde_json::to_vec(line) else { return };
+        text.push(b'\n');
+        if matches!(sender.try_send(Message::Line(text)), Err(TrySendError::Full(_) | TrySendError::Disconnected(_))) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Opens the file again, after it was rotated.
+    pub fn reopen(&self) {
+        if let Some(sender) = &self.sender {
+            let _ = sender.try_send(Message::Reopen);
+        }
+    }
+
+    /// Lines lost so far.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
+type Output = Box<dyn Write + Send>;
+
+trait OpenOutput {
+    fn open(path: Option<&PathBuf>) -> io::Result<Output>;
+}
+
+impl OpenOutput for Output {
+    fn open(path: Option<&PathBuf>) -> io::Result<Output> {
+        Ok(match path {
+            Some(path) => Box::new(BufWriter::new(OpenOptions::new().create(true).append(true).open(path)?)),
+            None => Box::new(BufWriter::new(io::stdout())),
+        })
+    }
+}
+
+fn write_lines(mut output: Output, receiver: &Receiver<Message>, path: Option<&PathBuf>) {
+    loop {
+        let message = match receiver.try_recv() {
+            Ok(message) => message,
+            // Nothing waits: what was written goes out before the thread sleeps.
+            Err(_) => {
+                let _ = output.flush();
+                match receiver.recv_timeout(Duration::from_secs(3600)) {
+                    Ok(message) => message,
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        };
+        match message {
+            Message::Line(line) => drop(output.write_all(&line)),
+            Message::Reopen => match Output::open(path) {
+                Ok(new) => output = new,
+                Err(error) => tracing::error!(%error, "access log cannot be opened again; the old file is written on"),
+            },
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The metrics page: cells summed and gauges read at scrape time, encoded by the `prometheus` crate.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram as ProtoHistogram, LabelPair, Metric, MetricFamily, MetricType,
+};
+use prometheus::{Encoder, Registry, TextEncoder};
+
+use super::cells::{BUCKETS, Handshake, Histogram, METHODS, Rejection, Sum};
+use crate::clock;
+use crate::shared::Shared;
+
+/// Reads the state of the gateway at each scrape.
+pub struct GatewayCollector {
+    shared: Arc<Shared>,
+}
+
+/// Renders the metrics page.
+///
+/// # Errors
+/// The encoder refuses a family, which a test rules out.
+pub fn page(shared: &Arc<Shared>) -> Result<Vec<u8>, prometheus::Error> {
+    let registry = Registry::new();
+    registry.register(Box::new(GatewayCollector { shared: shared.clone() }))?;
+    let mut page = Vec::new();
+    TextEncoder::new().encode(&registry.gather(), &mut page)?;
+    Ok(page)
+}
+
+impl Collector for GatewayCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        Vec::new()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut sum = Sum::default();
+        self.shared.cells.iter().for_each(|cells| cells.add_to(&mut sum));
+        let mut families = vec![requests(&sum, self.shared.settings.metrics_per_route)];
+        families.extend(durations(&sum));
+        families.extend(self.connections());
+        families.extend(self.upstream());
+        families.extend(self.table());
+        families.retain(|family| !family.get_metric().is_empty());
+        families
+    }
+}
+
+impl GatewayCollector {
+    fn cell_sum<T: std::iter::Sum<T>>(&self, read: impl Fn(&super::Cells) -> T) -> T {
+        self.shared.cells.iter().map(|cells| read(cells)).sum()
+    }
+
+    fn connections(&self) -> Vec<MetricFamily> {
+        let mut open = family("sluicegate_connections", "Open client connections.", MetricType::GAUGE);
+        let mut accepted =
+            family("sluicegate_connections_accepted_total", "Accepted client connections.", MetricType::COUNTER);
+        for (index, scheme) in ["http", "https"].into_iter().enumerate() {
+            let now: i64 = self.cell_sum(|cells| cells.connections[index].load(Ordering::Relaxed));
+            let ever: u64 = self.cell_sum(|cells| cells.accepted[index].load(Ordering::Relaxed));
+            gauge(&mut open, &[("scheme", scheme)], now as f64);
+            counter(&mut accepted, &[("scheme", scheme)], ever);
+        }
+        let mut handshakes =
+            family("sluicegate_tls_handshakes_total", "TLS handshakes with clients.", MetricType::COUNTER);
+        for (outcome, label) in Handshake::ALL {
+            let count: u64 = self.cell_sum(|cells| cells.handshakes[outcome as usize].load(Ordering::Relaxed));
+            counter(&mut handshakes, &[("outcome", label)], count);
+        }
+        let mut rejected = family(
+            "sluicegate_rejected_total",
+            "Connections and streams refused before a request was routed.",
+            MetricType::COUNTER,
+        );
+        for (why, label) in Rejection::ALL {
+            let count: u64 = self.cell_sum(|cells| cells.rejected[why as usize].load(Ordering::Relaxed));
+            counter(&mut rejected, &[("reason", label)], count);
+        }
+        vec![open, accepted, handshakes, rejected]
+    }
+
+    fn upstream(&self) -> Vec<MetricFamily> {
+        let mut retries = family(
+            "sluicegate_upstream_retries_total",
+            "Requests sent to another endpoint after a connection could not be made.",
+            MetricType::COUNTER,
+        );
+        counter(&mut retries, &[], self.cell_sum(|cells| cells.retries.load(Ordering::Relaxed)));
+        let mut in_flight =
+            family("sluicegate_upstream_inflight", "Requests on their way to backends.", MetricType::GAUGE);
+        gauge(&mut in_flight, &[], self.cell_sum(|cells| cells.in_flight.load(Ordering::Relaxed)) as f64);
+        let mut health = family("sluicegate_endpoint_health", "Endpoints of a backend by health.", MetricType::GAUGE);
+        let table = self.shared.table.load();
+        let now = clock::now_ms();
+        let backends: BTreeMap<_, _> = table.backends().collect();
+        for (key, backend) in backends {
+            let endpoints = backend.all_endpoints();
+            let healthy = endpoints.iter().filter(|endpoint| endpoint.is_healthy(now)).count();
+            gauge(&mut health, &[("backend", key), ("state", "healthy")], healthy as f64);
+            gauge(&mut health, &[("backend", key), ("state", "unhealthy")], (endpoints.len() - healthy) as f64);
+        }
+        vec![retries, in_flight, health]
+    }
+
+    fn table(&self) -> Vec<MetricFamily> {
+        let table = self.shared.table.load();
+        let mut version =
+            family("sluicegate_config_version", "Always 1; the label names the snapshot in force.", MetricType::GAUGE);
+        let digest = table.version.digest.short();
+        gauge(&mut version, &[("epoch", &table.version.epoch.to_string()), ("digest", &digest)], 1.0);
+        let mut age = family(
+            "sluicegate_config_age_seconds",
+            "Seconds since the source of the configuration was last known to be in step.",
+            MetricType::GAUGE,
+        );
+        gauge(&mut age, &[], self.shared.state.config_age().as_secs_f64());
+        let mut expiry = family(
+            "sluicegate_certificate_expiry_timestamp_seconds",
+            "End of validity of certificates, Unix time.",
+            MetricType::GAUGE,
+        );
+        let certificates: BTreeMap<_, _> = table.certificates().collect();
+        for (secret, entry) in certificates {
+            gauge(&mut expiry, &[("secret", secret)], entry.source.not_after as f64);
+        }
+        let mut diagnostics =
+            family("sluicegate_diagnostics", "Diagnostics of the objects in force.", MetricType::GAUGE);
+        for ((severity, reason), count) in self.shared.state.diagnostic_counts() {
+            gauge(&mut diagnostics, &[("severity", severity), ("reason", reason)], count as f64);
+        }
+        let mut held =
+            family("sluicegate_config_held_back", "Resources served in their last good form.", MetricType::GAUGE);
+        gauge(&mut held, &[], self.shared.state.held_back() as f64);
+        vec![version, age, expiry, diagnostics, held]
+    }
+}
+
+fn requests(sum: &Sum, per_route: bool) -> MetricFamily {
+    let mut requests =
+        family("sluicegate_requests_total", "Requests by class, method, status class and reason.", MetricType::COUNTER);
+    let sorted: BTreeMap<_, _> = sum.requests.iter().collect();
+    for (labels, count) in sorted {
+        let status = match labels.status_class {
+            0 => "none".to_owned(),
+            digit => format!("{digit}xx"),
+        };
+        let mut pairs = vec![
+            ("class", &*labels.class),
+            ("method", METHODS[usize::from(labels.method)]),
+            ("status", &status),
+            ("reason", labels.reason.as_str()),
+        ];
+        if per_route {
+            pairs.push(("route", &labels.route));
+        }
+        counter(&mut requests, &pairs, *count);
+    }
+    requests
+}
+
+fn durations(sum: &Sum) -> Vec<MetricFamily> {
+    let mut durations = family(
+        "sluicegate_request_duration_seconds",
+        "Time from a request's head to the end of its response.",
+        MetricType::HISTOGRAM,
+    );
+    let sorted: BTreeMap<_, _> = sum.durations.iter().collect();
+    for (class, values) in sorted {
+        histogram(&mut durations, &[("class", class)], values);
+    }
+    let mut connects = family(
+        "sluicegate_upstream_connect_duration_seconds",
+        "Time to connect to an endpoint, new connections only.",
+        MetricType::HISTOGRAM,
+    );
+    histogram(&mut connects, &[], &sum.connects);
+    vec![durations, connects]
+}
+
+fn family(name: &str, help: &str, kind: MetricType) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family
+}
+
+fn metric(labels: &[(&str, &str)]) -> Metric {
+    let pair = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    Metric::from_label(labels.iter().map(pair).collect())
+}
+
+fn gauge(family: &mut MetricFamily, labels: &[(&str, &str)], value: f64) {
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    let mut metric = metric(labels);
+    metric.set_gauge(gauge);
+    family.mut_metric().push(metric);
+}
+
+fn counter(family: &mut MetricFamily, labels: &[(&str, &str)], value: u64) {
+    let mut counter = Counter::default();
+    counter.set_value(value as f64);
+    let mut metric = metric(labels);
+    metric.set_counter(counter);
+    family.mut_metric().push(metric);
+}
+
+fn histogram(family: &mut MetricFamily, labels: &[(&str, &str)], values: &Histogram) {
+    let mut histogram = ProtoHistogram::default();
+    let mut cumulative = 0;
+    let mut buckets = Vec::new();
+    for (bound, count) in BUCKETS.iter().zip(values.buckets) {
+        cumulative += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(*bound);
+        bucket.set_cumulative_count(cumulative);
+        buckets.push(bucket);
+    }
+    histogram.set_bucket(buckets);
+    histogram.set_sample_count(values.buckets.iter().sum());
+    histogram.set_sample_sum(values.sum);
+    let mut metric = metric(labels);
+    metric.set_histogram(histogram);
+    family.mut_metric().push(metric);
+}

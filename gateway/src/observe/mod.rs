@@ -1,0 +1,9 @@
+//! What can be seen from outside: metrics and the access log.
+
+pub mod access_log;
+pub mod cells;
+pub mod collect;
+pub mod log;
+
+pub use access_log::AccessLog;
+pub use cells::{Cells, RequestLabels};

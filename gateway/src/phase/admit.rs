@@ -1,0 +1,109 @@
+//! Phase 2: whether the request goes on to a backend, and to which; or what it is answered with instead.
+
+use std::sync::Arc;
+
+use sluicegate_snapshot::host::RequestHost;
+use sluicegate_snapshot::model::{Refusal, Route, Target, Unavailable};
+use sluicegate_snapshot::path::has_encoded_slash;
+
+use super::canonical::Canonical;
+use super::static_files;
+use super::{Reason, Reply, RequestHead, Scheme};
+use crate::table::Table;
+use crate::upstream::BoundBackend;
+
+/// cert-manager's solvers answer here over plain HTTP, so it is never redirected (RFC 8555, 8.3).
+const ACME_CHALLENGE: &str = "/.well-known/acme-challenge/";
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Verdict {
+    /// To a backend.
+    Forward(Arc<BoundBackend>),
+    /// Answered here.
+    Reply(Reply),
+}
+
+/// Finds the route and judges the request by it. The route is returned with every verdict but 404: metrics and the log
+/// want it.
+pub fn admit(table: &Table, head: &RequestHead<'_>, canonical: &Canonical) -> (Option<Arc<Route>>, Verdict) {
+    let Some(route) = table.route(canonical.host.as_str(), &canonical.path) else {
+        return (None, Verdict::Reply(Reason::NoRoute.into()));
+    };
+    let verdict = match refusal(table, route, head, canonical) {
+        Some(reply) => Verdict::Reply(reply),
+        None => follow(table, route, head, canonical),
+    };
+    (Some(route.clone()), verdict)
+}
+
+fn refusal(table: &Table, route: &Route, head: &RequestHead<'_>, canonical: &Canonical) -> Option<Reply> {
+    if route.policy.reject_encoded_slashes && has_encoded_slash(&canonical.path) {
+        return Some(Reason::BadRequest.into());
+    }
+    redirect_to_tls(table, route, head, canonical)
+}
+
+/// 308 for plain HTTP to a host with TLS. Behind a trusted proxy that ended TLS itself, `X-Forwarded-Proto` counts.
+fn redirect_to_tls(table: &Table, route: &Route, head: &RequestHead<'_>, canonical: &Canonical) -> Option<Reply> {
+    let host = canonical.host.as_str();
+    if !route.policy.ssl_redirect
+        || super::forward::client_scheme(head) == Scheme::Https
+        || canonical.path.starts_with(ACME_CHALLENGE)
+        || !table.has_tls(host)
+    {
+        return None;
+    }
+    let target = String::from_utf8(canonical.target()).ok()?;
+    let location = format!("https://{host}{target}");
+    // A query with raw 8-bit bytes cannot stand in a header.
+    if http::HeaderValue::from_str(&location).is_err() {
+        return Some(Reason::BadRequest.into());
+    }
+    Some(Reply { location: Some(location), ..Reason::TlsRedirect.into() })
+}
+
+fn follow(table: &Table, route: &Route, head: &RequestHead<'_>, canonical: &Canonical) -> Verdict {
+    let reason = match &route.target {
+        Target::Refused(refusal) => refused(*refusal),
+        Target::Content(key) => return Verdict::Reply(static_files::serve(table.content(key), route, head, canonical)),
+        Target::Backend(key) => match table.backend(key) {
+            None => Reason::ServiceNotFound,
+            Some(backend) => match backend.unavailable {
+                Some(why) => why.map_or(Reason::BackendInvalid, unavailable),
+                None => return Verdict::Forward(backend.clone()),
+            },
+        },
+    };
+    Verdict::Reply(reason.into())
+}
+
+const fn refused(refusal: Refusal) -> Reason {
+    match refusal {
+        Refusal::BackendAmbiguous => Reason::BackendAmbiguous,
+        Refusal::BackendMissing => Reason::BackendMissing,
+        Refusal::ResourceUnsupported => Reason::ResourceUnsupported,
+        Refusal::BackendInvalid | Refusal::Unknown => Reason::BackendInvalid,
+    }
+}
+
+/// The reply for a backend that has nothing to send to.
+pub const fn unavailable(why: Unavailable) -> Reason {
+    match why {
+        Unavailable::ServiceNotFound => Reason::ServiceNotFound,
+        Unavailable::PortNotFound => Reason::PortNotFound,
+        Unavailable::NoEndpoints => Reason::NoEndpoints,
+        Unavailable::ServiceUnsupported => Reason::ServiceUnsupported,
+        Unavailable::Unknown => Reason::BackendInvalid,
+    }
+}
+
+/// Whether the request is for the traffic health path.
+pub fn is_health_request(path: Option<&str>, canonical: &Canonical) -> bool {
+    path == Some(canonical.path.as_str())
+}
+
+/// The host of the request, for callers that have only the canonical form.
+pub fn host(canonical: &Canonical) -> &RequestHost {
+    &canonical.host
+}

@@ -1,0 +1,212 @@
+//! Phase 4: what a request gains and loses on its way to a backend.
+
+use std::net::IpAddr;
+
+use http::header::{HOST, HeaderName, HeaderValue};
+use http::{HeaderMap, uri::Authority};
+
+use super::{RequestHead, Scheme};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Changes of a request's header fields: names that go, then fields that are set.
+#[derive(Debug, Default)]
+pub struct Edits {
+    /// Removed, all values.
+    pub remove: Vec<HeaderName>,
+    /// Set, replacing what was there.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What the edits are made of, besides the request.
+pub struct Forwarding<'a> {
+    /// The client's address ([`super::address::client`]).
+    pub client: IpAddr,
+    /// Id of this request.
+    pub request_id: &'a str,
+    /// Host that clients see, with its port where they sent one.
+    pub host: &'a [u8],
+}
+
+/// Computes the edits.
+///
+/// Forwarding fields are ours to set. What a client sends of them is dropped, whichever way it writes the name, unless
+/// its address is trusted; then `X-Forwarded-For` is continued and the others are kept.
+pub fn edits(head: &RequestHead<'_>, forwarding: &Forwarding<'_>) -> Edits {
+    let trusted = head.connection.trusted;
+    let mut edits = Edits::default();
+    for name in head.headers.keys() {
+        if is_forwarding(name.as_str()) && !(trusted && is_exact(name)) {
+            edits.remove.push(name.clone());
+        }
+    }
+    // httpoxy: a `Proxy` field would become HTTP_PROXY in CGI programs.
+    edits.remove.push(HeaderName::from_static("proxy"));
+    let keep = |name: &HeaderName| trusted && head.headers.contains_key(name);
+    let mut set = |name: HeaderName, value: &[u8]| {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            edits.set.push((name, value));
+        }
+    };
+    set(X_FORWARDED_FOR, forwarded_for(head, trusted).as_bytes());
+    set(X_REAL_IP, forwarding.client.to_string().as_bytes());
+    set(X_REQUEST_ID, forwarding.request_id.as_bytes());
+    if !keep(&X_FORWARDED_PROTO) {
+        set(X_FORWARDED_PROTO, head.connection.scheme.as_str().as_bytes());
+    }
+    if !keep(&X_FORWARDED_HOST) && !forwarding.host.is_empty() {
+        set(X_FORWARDED_HOST, forwarding.host);
+    }
+    if !keep(&X_FORWARDED_PORT) {
+        set(X_FORWARDED_PORT, head.connection.port.to_string().as_bytes());
+    }
+    edits
+}
+
+/// `X-Forwarded-For` of a trusted peer goes on with that peer; otherwise it starts with it.
+fn forwarded_for(head: &RequestHead<'_>, trusted: bool) -> String {
+    let mut value = String::new();
+    if trusted {
+        for part in head.headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|part| part.to_str().ok()) {
+            value.push_str(part);
+            value.push_str(", ");
+        }
+    }
+    value.push_str(&head.connection.peer.to_string());
+    value
+}
+
+/// The scheme that the client used: that of a trusted proxy's `X-Forwarded-Proto`, else the connection's.
+pub fn client_scheme(head: &RequestHead<'_>) -> Scheme {
+    let said = head.headers.get(&X_FORWARDED_PROTO).filter(|_| head.connection.trusted);
+    match said.map(HeaderValue::as_bytes) {
+        Some(proto) if proto.eq_ignore_ascii_case(b"https") => Scheme::Https,
+        Some(proto) if proto.eq_ignore_ascii_case(b"http") => Scheme::Http,
+        _ => head.connection.scheme,
+    }
+}
+
+/// Whether a field is about forwarding. `_` counts as `-`: CGI-like servers cannot tell them apart.
+fn is_forwarding(name: &str) -> bool {
+    let name = name.replace('_', "-");
+    matches!(name.as_str(), "forwarded" | "x-real-ip" | "x-request-id")
+        || name.starts_with("x-forwarded-")
+        || name.starts_with("x-original-")
+}
+
+/// Whether the name is written as its standard says, so that keeping it cannot be a trick.
+fn is_exact(name: &HeaderName) -> bool {
+    !name.as_str().contains('_')
+}
+
+/// The id of a request: a trusted proxy's, else a new one.
+pub fn request_id(head: &RequestHead<'_>) -> String {
+    let given = head.headers.get(&X_REQUEST_ID).filter(|_| head.connection.trusted);
+    match given.and_then(|id| id.to_str().ok()) {
+        Some(id) if super::request_id::is_acceptable(id) => id.to_owned(),
+        _ => super::request_id::new(),
+    }
+}
+
+/// The authority that clients see: `Host` as sent.
+pub fn authority<'a>(headers: &'a HeaderMap, uri_authority: Option<&'a Authority>) -> &'a [u8] {
+    match (uri_authority, headers.get(HOST)) {
+        (Some(authority), _) => authority.as_str().as_bytes(),
+        (None, Some(host)) => host.as_bytes(),
+        (None, None) => b"",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Connection, Hosts};
+    use super::*;
+    use http::Method;
+
+    fn forwarded(trusted: bool, fields: &[(&str, &str)]) -> HeaderMap {
+        let connection = Connection { scheme: Scheme::Https, peer: [10, 0, 0, 1].into(), port: 443, trusted };
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        let head = RequestHead {
+            method: &Method::GET,
+            target: b"/",
+            hosts: Hosts::One(b"a.test"),
+            http10: false,
+            headers: &headers.clone(),
+            connection: &connection,
+        };
+        let forwarding = Forwarding { client: [192, 0, 2, 7].into(), request_id: "id", host: b"a.test:8443" };
+        let edits = edits(&head, &forwarding);
+        for name in &edits.remove {
+            headers.remove(name);
+        }
+        for (name, value) in edits.set {
+            headers.insert(name, value);
+        }
+        headers
+    }
+
+    fn all(headers: &HeaderMap, name: &str) -> Vec<String> {
+        headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_client_cannot_set_forwarding_fields_however_it_writes_them() {
+        let names = [
+            "X-Forwarded-For",
+            "X-Forwarded-Proto",
+            "X-Forwarded-Host",
+            "X-Forwarded-Port",
+            "X-Real-IP",
+            "X-Request-Id",
+            "Forwarded",
+            "X-Forwarded-Prefix",
+            "X-Original-URL",
+            "X_Forwarded_For",
+            "X-Forwarded_Proto",
+            "x_real_ip",
+            "X_ORIGINAL_URL",
+            "X_Request-Id",
+            "Proxy",
+        ];
+        let fields: Vec<_> = names.iter().map(|name| (*name, "evil")).collect();
+        let headers = forwarded(false, &fields);
+        assert!(headers.values().all(|value| value != "evil"), "{headers:?}");
+        assert_eq!(all(&headers, "x-forwarded-for"), ["10.0.0.1"]);
+        assert_eq!(all(&headers, "x-forwarded-proto"), ["https"]);
+        assert_eq!(all(&headers, "x-forwarded-host"), ["a.test:8443"]);
+        assert_eq!(all(&headers, "x-forwarded-port"), ["443"]);
+        assert_eq!(all(&headers, "x-real-ip"), ["192.0.2.7"]);
+        assert_eq!(all(&headers, "x-request-id"), ["id"]);
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_and_continued() {
+        let fields = [
+            ("X-Forwarded-For", "192.0.2.7"),
+            ("X-Forwarded-Proto", "http"),
+            ("X-Forwarded-Host", "b.test"),
+            ("X-Original-URL", "/x"),
+            ("X_Forwarded_For", "evil"),
+        ];
+        let headers = forwarded(true, &fields);
+        assert_eq!(all(&headers, "x-forwarded-for"), ["192.0.2.7, 10.0.0.1"]);
+        assert_eq!(all(&headers, "x-forwarded-proto"), ["http"]);
+        assert_eq!(all(&headers, "x-forwarded-host"), ["b.test"]);
+        assert_eq!(all(&headers, "x-original-url"), ["/x"]);
+        assert!(headers.values().all(|value| value != "evil"));
+    }
+
+    #[test]
+    fn other_fields_pass() {
+        let headers = forwarded(false, &[("Cookie", "a=b"), ("X-Forward", "1"), ("Authorization", "x")]);
+        assert_eq!(headers.len(), 3 + 6);
+    }
+}

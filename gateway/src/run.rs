@@ -1,0 +1,287 @@
+//! `sluicegate run`: how a gateway starts, follows its source, and ends.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use sluicegate_snapshot::Mode;
+use tokio::sync::watch;
+
+use crate::apply::Applier;
+use crate::apply::state_file::StateFile;
+use crate::cli::USAGE;
+use crate::io::listener::{Listeners, bind_alone};
+use crate::io::worker::{self, Blueprint};
+use crate::manifests::Source;
+use crate::manifests::watch::{Changes, Signal};
+use crate::observe::{AccessLog, Cells, log};
+use crate::settings::{DefaultCertificate, Settings};
+use crate::shared::{Shared, Stage, State};
+use crate::table::{GatewayBind, Table};
+use crate::tls::{Acceptor, CertificateChoice, ServerCertificate, self_signed};
+use crate::upstream::Registry;
+use crate::upstream::probe::Prober;
+use crate::upstream::resolve::Resolver;
+use crate::{admin, cpus};
+
+/// Exit code of an address that cannot be listened on.
+const EXIT_BIND: u8 = 69;
+
+/// A start that failed: message and exit code.
+struct StartError(String, u8);
+
+impl StartError {
+    fn new(what: &str, error: impl Display) -> Self {
+        StartError(format!("{what}: {error}"), 1)
+    }
+}
+
+/// Runs a gateway until it is told to end.
+pub fn run(settings: Settings) -> ExitCode {
+    if let Err(error) = log::init(&settings.log) {
+        eprintln!("sluicegate: {error}");
+        return ExitCode::from(USAGE);
+    }
+    match start(settings) {
+        Ok(running) => running.until_end(),
+        Err(StartError(message, code)) => {
+            eprintln!("sluicegate: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// A gateway that serves.
+struct Running {
+    shared: Arc<Shared>,
+    signals: Signals,
+    refresh: Sender<Signal>,
+    applier: thread::JoinHandle<()>,
+    draining: watch::Sender<bool>,
+    open: Arc<AtomicUsize>,
+}
+
+fn start(mut settings: Settings) -> Result<Running, StartError> {
+    let usage = |error: crate::settings::SettingsError| StartError(error.to_string(), USAGE);
+    if settings.manifests.is_empty() {
+        return Err(StartError(
+            "no source: give --manifests DIR (or `manifests` in the configuration file)".to_owned(),
+            USAGE,
+        ));
+    }
+    let compile = settings.compile(Mode::Standalone).map_err(usage)?;
+    let default_certificate = settings.default_certificate().map_err(usage)?;
+    let workers = settings.workers.unwrap_or_else(cpus::available);
+    settings.pin |= cpus::mask_fits(workers) && workers > 1;
+    // Before anything else: a taken port is the most common mistake.
+    let bind_error = |error: crate::io::BindError| StartError(error.to_string(), EXIT_BIND);
+    let listeners = Listeners::bind(&settings, workers).map_err(bind_error)?;
+    let admin_listener = bind_alone("admin", settings.admin).map_err(bind_error)?;
+    let metrics_listener =
+        settings.metrics.map(|address| bind_alone("metrics", address)).transpose().map_err(bind_error)?;
+
+    let signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| StartError::new("signals", error))?;
+    let shared = Arc::new(share(settings, workers)?);
+    let certificates =
+        Arc::new(CertificateChoice { table: shared.table.clone(), fallback: Arc::new(fallback(default_certificate)?) });
+    let acceptor = Arc::new(Acceptor::new().map_err(|error| StartError::new("TLS", error))?);
+    let (draining, draining_seen) = watch::channel(false);
+    let open = Arc::new(AtomicUsize::new(0));
+
+    let control = spawn_runtime("control")?;
+    let registry = Registry::new(Resolver::new(shared.settings.dns, control.clone()), Prober::new(control));
+    let state_file = match &shared.settings.state_dir {
+        Some(directory) => Some(
+            StateFile::open(directory)
+                .map_err(|error| StartError::new(&format!("state directory {}", directory.display()), error))?,
+        ),
+        None => None,
+    };
+    let applier = Applier::new(compile, GatewayBind { registry }, shared.clone(), state_file);
+    let (refresh, applier) = follow(applier, shared.clone())?;
+
+    let admin_runtime = spawn_runtime("admin")?;
+    for (listener, scope) in [(Some(admin_listener), admin::Scope::Admin), (metrics_listener, admin::Scope::Metrics)] {
+        if let Some(listener) = listener {
+            admin_runtime.spawn(admin::serve(listener, shared.clone(), scope));
+        }
+    }
+    let blueprint =
+        Blueprint { shared: shared.clone(), acceptor, certificates, draining: draining_seen, open: open.clone() };
+    announce(&shared, &listeners, workers);
+    for (index, listeners) in listeners.into_iter().enumerate() {
+        worker::start(index, blueprint.clone(), listeners).map_err(|error| StartError::new("worker", error))?;
+    }
+    shared.state.enter(Stage::Serving);
+    Ok(Running { shared, signals, refresh, applier, draining, open })
+}
+
+fn share(settings: Settings, workers: usize) -> Result<Shared, StartError> {
+    let access_log = AccessLog::open(&settings.access_log).map_err(|error| StartError::new("access log", error))?;
+    let server_header = settings.server_header.as_deref().map(HeaderValue::from_str).transpose();
+    Ok(Shared {
+        server_header: server_header.map_err(|error| StartError::new("serverHeader", error))?,
+        table: Arc::new(ArcSwap::from_pointee(Table::default())),
+        cells: (0..workers).map(|_| Arc::new(Cells::default())).collect(),
+        access_log,
+        state: State::default(),
+        settings,
+    })
+}
+
+/// The certificate for names that nobody claims: from files, else made now.
+fn fallback(configured: Option<DefaultCertificate>) -> Result<ServerCertificate, StartError> {
+    let (chain, key) = match configured {
+        Some(DefaultCertificate::Files { chain, key }) => {
+            let read = |path: &std::path::Path| {
+                std::fs::read(path)
+                    .map_err(|error| StartError(format!("defaultCertificate: {}: {error}", path.display()), USAGE))
+            };
+            (read(&chain)?, read(&key)?)
+        }
+        // A Secret is looked up in the table; until it is there this one serves.
+        _ => self_signed().map_err(|error| StartError::new("default certificate", error))?,
+    };
+    let facts = sluicegate_snapshot::facts::read_certificate(&chain, &key)
+        .map_err(|problem| StartError(format!("defaultCertificate: {}", problem.message()), USAGE))?;
+    match ServerCertificate::new(&facts) {
+        Ok(Some(certificate)) => Ok(certificate),
+        Ok(None) => Err(StartError("defaultCertificate: has no key".to_owned(), USAGE)),
+        Err(error) => Err(StartError::new("defaultCertificate", error)),
+    }
+}
+
+/// A runtime on a thread of its own, for as long as the process lives.
+fn spawn_runtime(name: &str) -> Result<tokio::runtime::Handle, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| StartError::new(name, error))?;
+    let handle = runtime.handle().clone();
+    let run = move || runtime.block_on(std::future::pending::<()>());
+    thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|error| StartError::new(name, error))?;
+    Ok(handle)
+}
+
+/// Reads the source, first here, so that a gateway that listens has what its files say, then on the applier's thread
+/// whenever they change.
+fn follow(mut applier: Applier, shared: Arc<Shared>) -> Result<(Sender<Signal>, thread::JoinHandle<()>), StartError> {
+    let mut source = Source::new(shared.settings.manifests.clone());
+    let restored = applier.restore();
+    let (changes, refresh) = Changes::of(source.roots());
+    let (first_done, first) = mpsc::channel();
+    let thread = thread::Builder::new().name("applier".to_owned()).spawn(move || {
+        let mut applied = restored;
+        refresh_once(&mut source, &mut applier, &shared, &mut applied);
+        let _ = first_done.send(());
+        while changes.wait() {
+            refresh_once(&mut source, &mut applier, &shared, &mut applied);
+            applier.sweep();
+        }
+    });
+    let thread = thread.map_err(|error| StartError::new("applier", error))?;
+    let _ = first.recv();
+    Ok((refresh, thread))
+}
+
+fn refresh_once(source: &mut Source, applier: &mut Applier, shared: &Shared, applied: &mut bool) {
+    let started = Instant::now();
+    let refresh = source.refresh();
+    if refresh.problems_changed {
+        for problem in source.problems() {
+            match problem.error {
+                true => tracing::error!("{problem}"),
+                false => tracing::warn!("{problem}"),
+            }
+        }
+        shared.state.set_problems(source.problems().cloned().collect());
+    }
+    // A source that cannot be read at all says nothing; serving 404 for it would be a lie.
+    if !refresh.complete && !*applied && refresh.edits.is_empty() {
+        return;
+    }
+    let count = refresh.edits.len();
+    if count > 0 || !*applied || refresh.clean {
+        let outcome = applier.apply(refresh.edits, refresh.clean);
+        *applied = true;
+        if count > 0 {
+            let world = applier.world();
+            tracing::info!(edits = count, version = %world.snapshot().version, us = started.elapsed().as_micros() as u64, "configuration applied");
+            for object in &outcome.diagnosed {
+                world.diagnostics_of(object).iter().for_each(|diagnostic| tracing::warn!("{diagnostic}"));
+            }
+        }
+    }
+    if refresh.complete {
+        shared.state.in_step();
+    }
+}
+
+fn announce(shared: &Shared, listeners: &[Listeners], workers: usize) {
+    for (scheme, address) in listeners.first().map(Listeners::addresses).unwrap_or_default() {
+        tracing::info!(%address, scheme = scheme.as_str(), "listening");
+    }
+    tracing::info!(address = %shared.settings.admin, workers, pinned = shared.settings.pin, "admin listening");
+}
+
+impl Running {
+    /// Waits for signals: SIGHUP reloads, SIGINT ends at once, SIGTERM ends gracefully.
+    fn until_end(mut self) -> ExitCode {
+        for signal in self.signals.forever() {
+            match signal {
+                SIGHUP => {
+                    tracing::info!("SIGHUP: reading the source again");
+                    self.shared.access_log.reopen();
+                    let _ = self.refresh.send(Signal::Asked);
+                }
+                SIGINT => {
+                    tracing::info!("SIGINT: ending now");
+                    break;
+                }
+                _ => {
+                    self.drain();
+                    break;
+                }
+            }
+        }
+        let _ = self.refresh.send(Signal::Stop);
+        // The applier flushes the state file when it ends.
+        let _ = self.applier.join();
+        ExitCode::SUCCESS
+    }
+
+    /// Unready, still accepting; then no longer accepting, until every connection has ended or the deadline is there.
+    fn drain(&mut self) {
+        let lame_duck = Duration::from_secs(self.shared.settings.lame_duck_seconds.into());
+        let deadline = Duration::from_secs(self.shared.settings.drain_seconds.into());
+        self.shared.state.enter(Stage::LameDuck);
+        tracing::info!(seconds = lame_duck.as_secs(), "SIGTERM: unready, still accepting");
+        if self.interrupted(lame_duck, || false) {
+            return;
+        }
+        self.shared.state.enter(Stage::Draining);
+        self.draining.send_replace(true);
+        tracing::info!(open = self.open.load(Ordering::SeqCst), seconds = deadline.as_secs(), "draining");
+        let open = self.open.clone();
+        self.interrupted(deadline, move || open.load(Ordering::SeqCst) == 0);
+        tracing::info!(open = self.open.load(Ordering::SeqCst), "drained");
+    }
+
+    /// Waits until `done`, at most `limit`; true: a SIGINT cut it short.
+    fn interrupted(&mut self, limit: Duration, done: impl Fn() -> bool) -> bool {
+        let started = Instant::now();
+        while started.elapsed() < limit && !done() {
+            if self.signals.pending().any(|signal| signal == SIGINT) {
+                return true;
+            }
+            thread::park_timeout(Duration::from_millis(20));
+        }
+        false
+    }
+}

@@ -1,0 +1,318 @@
+//! The configuration file (`--config`): YAML, every key optional. `conf/sluicegate.yaml` shows each with its default.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{SettingsError, unknown};
+
+/// Every key of the file, with its default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Settings {
+    /// Addresses for plain HTTP.
+    pub http: Vec<SocketAddr>,
+    /// Addresses for HTTPS.
+    pub https: Vec<SocketAddr>,
+    /// Address of the admin listener.
+    pub admin: SocketAddr,
+    /// Address of a second listener with only `/healthz`, `/readyz` and `/metrics`.
+    pub metrics: Option<SocketAddr>,
+    /// Directories (or files) with manifests.
+    pub manifests: Vec<PathBuf>,
+    /// Where the last good snapshot is kept; without it nothing is.
+    pub state_dir: Option<PathBuf>,
+    /// Worker threads; absent: the CPUs that the process may use.
+    pub workers: Option<usize>,
+    /// Pin each worker to a CPU.
+    pub pin: bool,
+    /// DNS server for ExternalName Services; absent: the system's.
+    pub dns: Option<SocketAddr>,
+    /// Serve this IngressClass only.
+    pub ingress_class: Option<String>,
+    /// Accepted `spec.controller` values besides `sluicegate.dev/ingress-controller`.
+    pub controller_names: Vec<String>,
+    /// Serve Ingresses that name no class.
+    pub watch_without_class: bool,
+    /// ConfigMap with settings for all classes: NAMESPACE/NAME.
+    pub configmap: Option<String>,
+    /// Secret NAMESPACE/NAME, or `CHAIN.pem,KEY.pem`; absent: self-signed, made at the start.
+    pub default_certificate: Option<String>,
+    /// NAMESPACE/SERVICE:PORT for requests that nothing else takes.
+    pub default_backend: Option<String>,
+    /// Redirect plain HTTP to https on hosts with TLS.
+    pub ssl_redirect: bool,
+    /// Answer 400 to paths with `%2F` or `%5C`.
+    pub reject_encoded_slashes: bool,
+    /// Networks whose forwarding headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// A path that every listener answers with 200 by itself, for cloud load balancers; absent: none.
+    pub traffic_health_path: Option<String>,
+    /// Add `sluicegate-route` to responses.
+    pub debug_header: bool,
+    /// Value of the `Server` header on all responses; absent: the backend's, and none on the gateway's own.
+    pub server_header: Option<String>,
+    /// Port that clients see on plain HTTP and HTTPS listeners, for `X-Forwarded-Port`; absent: the listener's.
+    pub public_ports: Option<PublicPorts>,
+    /// Seconds that the gateway keeps accepting after SIGTERM while it is unready.
+    pub lame_duck_seconds: u32,
+    /// Seconds after that until open connections are cut.
+    pub drain_seconds: u32,
+    /// Access log.
+    pub access_log: AccessLogSettings,
+    /// Log of the gateway itself.
+    pub log: LogSettings,
+    /// Timeouts.
+    pub timeouts: TimeoutSettings,
+    /// Idle upstream connections that each worker keeps.
+    pub upstream_idle_connections: usize,
+    /// A `route` label on the request counter. Costs a series per route.
+    pub metrics_per_route: bool,
+}
+
+/// Ports that clients connect to where something in front maps them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PublicPorts {
+    /// For plain HTTP.
+    pub http: u16,
+    /// For HTTPS.
+    pub https: u16,
+}
+
+/// `accessLog`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AccessLogSettings {
+    /// Write it at all.
+    pub enabled: bool,
+    /// A file; absent: standard output. SIGHUP opens it again.
+    pub path: Option<PathBuf>,
+    /// Share of requests that are logged, 0 to 1. Requests with a reason other than success are always logged.
+    pub sample: f64,
+}
+
+impl Default for AccessLogSettings {
+    fn default() -> Self {
+        AccessLogSettings { enabled: true, path: None, sample: 1.0 }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `log`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LogSettings {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,sluicegate::apply=debug`.
+    pub level: String,
+    /// Text or JSON; always to standard error.
+    pub format: LogFormat,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        LogSettings { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// `timeouts`, all in seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TimeoutSettings {
+    /// TLS handshake.
+    pub handshake: u32,
+    /// Between two requests of a client's connection, and for the first one.
+    pub keep_alive: u32,
+    /// Between two reads of a request body.
+    pub client_read: u32,
+    /// For one write to the client to make progress.
+    pub client_write: u32,
+    /// Connecting to an endpoint.
+    pub connect: u32,
+    /// Between two reads from an endpoint; before the response header it is what a 504 waits for.
+    pub upstream_read: u32,
+    /// For one write to an endpoint to make progress.
+    pub upstream_write: u32,
+    /// How long an unused upstream connection is kept.
+    pub upstream_idle: u32,
+    /// Without a byte either way on an upgraded connection.
+    pub upgraded_idle: u32,
+}
+
+impl Default for TimeoutSettings {
+    fn default() -> Self {
+        TimeoutSettings {
+            handshake: 10,
+            keep_alive: 75,
+            client_read: 60,
+            client_write: 60,
+            connect: 5,
+            upstream_read: 60,
+            upstream_write: 60,
+            upstream_idle: 55,
+            upgraded_idle: 3600,
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            http: vec![SocketAddr::from(([0, 0, 0, 0], 8080))],
+            https: vec![SocketAddr::from(([0, 0, 0, 0], 8443))],
+            admin: SocketAddr::from(([127, 0, 0, 1], 10254)),
+            metrics: None,
+            manifests: Vec::new(),
+            state_dir: None,
+            workers: None,
+            pin: false,
+            dns: None,
+            ingress_class: None,
+            controller_names: Vec::new(),
+            watch_without_class: false,
+            configmap: None,
+            default_certificate: None,
+            default_backend: None,
+            ssl_redirect: true,
+            reject_encoded_slashes: false,
+            trusted_proxies: Vec::new(),
+            traffic_health_path: None,
+            debug_header: false,
+            server_header: None,
+            public_ports: None,
+            lame_duck_seconds: 5,
+            drain_seconds: 25,
+            access_log: AccessLogSettings::default(),
+            log: LogSettings::default(),
+            timeouts: TimeoutSettings::default(),
+            upstream_idle_connections: 512,
+            metrics_per_route: false,
+        }
+    }
+}
+
+impl Settings {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// The file cannot be read or is no YAML, a key is unknown (the nearest known one is named), or a value does not fit.
+    pub fn read(path: &Path) -> Result<Self, SettingsError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| SettingsError(format!("{}: cannot be read: {error}", path.display())))?;
+        Self::parse(&text).map_err(|SettingsError(message)| SettingsError(format!("{}: {message}", path.display())))
+    }
+
+    fn parse(text: &str) -> Result<Self, SettingsError> {
+        let value: Option<serde_json::Value> =
+            crate::manifests::yaml::parse(text).map_err(|error| SettingsError(error.to_string()))?;
+        // An empty file is a file without keys.
+        let value = value.filter(|value| !value.is_null()).unwrap_or_else(|| serde_json::json!({}));
+        let mut unknown_keys = Vec::new();
+        let mut track = |path: serde_ignored::Path<'_>| unknown_keys.push(path.to_string());
+        let mut place = serde_path_to_error::Track::new();
+        let deserializer = serde_path_to_error::Deserializer::new(&value, &mut place);
+        let settings = serde_ignored::deserialize(deserializer, &mut track);
+        let settings: Settings = settings.map_err(|error| SettingsError(format!("{}: {error}", place.path())))?;
+        if let Some(key) = unknown_keys.first() {
+            return Err(SettingsError(unknown::message(key)));
+        }
+        settings.judge()?;
+        Ok(settings)
+    }
+
+    /// Refuses values that parse but make no sense.
+    ///
+    /// # Errors
+    /// Names the key and the range.
+    pub fn judge(&self) -> Result<(), SettingsError> {
+        let wrong = |message: &str| Err(SettingsError(message.to_owned()));
+        if !(0.0..=1.0).contains(&self.access_log.sample) {
+            return wrong("accessLog.sample: must be from 0 to 1");
+        }
+        if self.workers == Some(0) || self.workers.is_some_and(|workers| workers > 1024) {
+            return wrong("workers: must be from 1 to 1024");
+        }
+        if let Some(path) = &self.traffic_health_path
+            && sluicegate_snapshot::path::normalise(path.as_bytes()).as_deref() != Ok(path)
+        {
+            return wrong("trafficHealthPath: must be a normalised path that begins with `/`");
+        }
+        if let Some(server) = &self.server_header
+            && http::HeaderValue::from_str(server).is_err()
+        {
+            return wrong("serverHeader: must be visible ASCII");
+        }
+        let t = &self.timeouts;
+        let timeouts = [
+            t.handshake,
+            t.keep_alive,
+            t.client_read,
+            t.client_write,
+            t.connect,
+            t.upstream_read,
+            t.upstream_write,
+            t.upstream_idle,
+            t.upgraded_idle,
+        ];
+        if timeouts.iter().any(|seconds| !(1..=86_400).contains(seconds)) {
+            return wrong("timeouts: each must be from 1 to 86400 seconds");
+        }
+        if self.http.is_empty() && self.https.is_empty() {
+            return wrong("http and https are both empty: nothing to listen on");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        assert_eq!(Settings::parse("").unwrap(), Settings::default());
+        assert_eq!(Settings::parse("# nothing\n").unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn the_example_file_shows_every_key_with_its_default() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../conf/sluicegate.yaml")).unwrap();
+        assert_eq!(Settings::parse(&text).unwrap(), Settings::default());
+        let value = serde_json::to_value(Settings::default()).unwrap();
+        for key in value.as_object().unwrap().keys() {
+            assert!(text.contains(&format!("{key}:")), "conf/sluicegate.yaml lacks {key}");
+        }
+    }
+
+    #[test]
+    fn wrong_keys_and_values_are_named() {
+        for (text, part) in [
+            ("htttp: []", "`http`"),
+            ("timeouts: {conect: 1}", "`timeouts.connect`"),
+            ("workers: many", "workers"),
+            ("timeouts: {connect: soon}", "timeouts.connect"),
+            ("accessLog: {sample: 2}", "accessLog.sample"),
+            ("http: [nowhere]", "http[0]"),
+            ("trustedProxies: [10.0.0.0/33]", "trustedProxies[0]"),
+            ("trafficHealthPath: health", "trafficHealthPath"),
+            ("workers: 0", "workers"),
+            ("timeouts: {connect: 0}", "timeouts"),
+            ("a: b: c", "line 1"),
+        ] {
+            let error = Settings::parse(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

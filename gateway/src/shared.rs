@@ -1,0 +1,160 @@
+//! What the threads of a gateway share.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use sluicegate_snapshot::Diagnostic;
+
+use crate::clock;
+use crate::manifests::Problem;
+use crate::observe::{AccessLog, Cells};
+use crate::settings::Settings;
+use crate::table::Table;
+
+/// Everything that workers, the applier and the admin listener have in common.
+pub struct Shared {
+    /// Settings; they do not change while the process runs.
+    pub settings: Settings,
+    /// `serverHeader`, ready to be sent.
+    pub server_header: Option<HeaderValue>,
+    /// The table in force.
+    pub table: Arc<ArcSwap<Table>>,
+    /// Cells of each worker.
+    pub cells: Vec<Arc<Cells>>,
+    /// The access log.
+    pub access_log: AccessLog,
+    /// Readiness, diagnostics, ages.
+    pub state: State,
+}
+
+/// The life of a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Not everything is there yet.
+    Starting,
+    /// Serving.
+    Serving,
+    /// SIGTERM came; connections are still accepted.
+    LameDuck,
+    /// Connections are no longer accepted; open ones end.
+    Draining,
+}
+
+/// State that the admin listener shows.
+#[derive(Default)]
+pub struct State {
+    stage: AtomicU8,
+    /// Workers that listen.
+    pub listening: AtomicUsize,
+    table_applied: AtomicBool,
+    /// Certificates whose key is not at hand.
+    withheld_keys: AtomicUsize,
+    held_back: AtomicUsize,
+    /// Milliseconds of [`clock`] when the source was last in step.
+    in_step_at: AtomicU64,
+    diagnostics: Mutex<Arc<Vec<Diagnostic>>>,
+    problems: Mutex<Arc<Vec<Problem>>>,
+}
+
+impl State {
+    /// Moves on to a later stage.
+    pub fn enter(&self, stage: Stage) {
+        self.stage.fetch_max(stage as u8, Ordering::SeqCst);
+    }
+
+    /// The stage.
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::SeqCst) {
+            0 => Stage::Starting,
+            1 => Stage::Serving,
+            2 => Stage::LameDuck,
+            _ => Stage::Draining,
+        }
+    }
+
+    /// A table is in force; so many of its certificates have no key at hand, so many resources their last good form.
+    pub fn table_applied(&self, withheld_keys: usize, held_back: usize) {
+        self.withheld_keys.store(withheld_keys, Ordering::SeqCst);
+        self.held_back.store(held_back, Ordering::SeqCst);
+        self.table_applied.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a table is in force.
+    pub fn has_table(&self) -> bool {
+        self.table_applied.load(Ordering::SeqCst)
+    }
+
+    /// The source was read and everything in it is in force.
+    pub fn in_step(&self) {
+        self.in_step_at.store(clock::now_ms(), Ordering::SeqCst);
+    }
+
+    /// Time since the source was last in step.
+    pub fn config_age(&self) -> Duration {
+        Duration::from_millis(clock::now_ms().saturating_sub(self.in_step_at.load(Ordering::SeqCst)))
+    }
+
+    /// Resources served in their last good form.
+    pub fn held_back(&self) -> usize {
+        self.held_back.load(Ordering::SeqCst)
+    }
+
+    /// Why the gateway is not ready; `Ok`: it is.
+    ///
+    /// # Errors
+    /// A sentence for people.
+    pub fn ready(&self, workers: usize) -> Result<(), String> {
+        if self.stage() >= Stage::LameDuck {
+            return Err("shutting down".to_owned());
+        }
+        if !self.table_applied.load(Ordering::SeqCst) {
+            return Err("no table is applied yet".to_owned());
+        }
+        let listening = self.listening.load(Ordering::SeqCst);
+        if listening < workers {
+            return Err(format!("{listening} of {workers} workers listen"));
+        }
+        match self.withheld_keys.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            count => Err(format!(
+                "{count} certificates have no private key yet; it comes with the source of the configuration"
+            )),
+        }
+    }
+
+    /// New diagnostics of the objects.
+    pub fn set_diagnostics(&self, diagnostics: Vec<Diagnostic>) {
+        *self.diagnostics.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(diagnostics);
+    }
+
+    /// Diagnostics of the objects.
+    pub fn diagnostics(&self) -> Arc<Vec<Diagnostic>> {
+        self.diagnostics.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// New problems of the files.
+    pub fn set_problems(&self, problems: Vec<Problem>) {
+        *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(problems);
+    }
+
+    /// Problems of the files.
+    pub fn problems(&self) -> Arc<Vec<Problem>> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Diagnostics and problems by severity and reason.
+    pub fn diagnostic_counts(&self) -> BTreeMap<(&'static str, &'static str), usize> {
+        let mut counts = BTreeMap::new();
+        for diagnostic in self.diagnostics().iter() {
+            *counts.entry((diagnostic.severity.as_str(), diagnostic.reason.as_str())).or_default() += 1;
+        }
+        for problem in self.problems().iter() {
+            *counts.entry((if problem.error { "error" } else { "warning" }, "Manifest")).or_default() += 1;
+        }
+        counts
+    }
+}

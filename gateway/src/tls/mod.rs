@@ -1,0 +1,9 @@
+//! TLS towards clients: which certificate a handshake gets, and the context they all share.
+
+mod acceptor;
+mod certificate;
+mod self_signed;
+
+pub use acceptor::{Acceptor, CertificateChoice};
+pub use certificate::ServerCertificate;
+pub use self_signed::self_signed;

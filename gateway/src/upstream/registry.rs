@@ -1,0 +1,133 @@
+//! Finds the state of endpoints that a new table names again. Owned by the applier; workers never see it.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+
+use sluicegate_snapshot::BackendKey;
+use sluicegate_snapshot::model::{Backend, NamedEndpoint, Unavailable};
+
+use super::resolve::{ResolvedName, Resolver};
+use super::{BackendState, EndpointState, probe};
+
+/// A backend of a table, with the state of its endpoints.
+#[derive(Debug)]
+pub struct BoundBackend {
+    /// Identity.
+    pub key: BackendKey,
+    /// Why there is nothing to send to; `Err` where even that is not known because its source is bad.
+    pub unavailable: Option<Result<Unavailable, BadSource>>,
+    /// State of the backend as a whole.
+    pub state: Arc<BackendState>,
+    /// Endpoints by address.
+    pub endpoints: Vec<Arc<EndpointState>>,
+    /// Endpoints by name.
+    pub names: Vec<Arc<ResolvedName>>,
+    /// Separates this backend's upstream connections from those of others to the same address.
+    pub pool_group: u64,
+}
+
+/// The source of a backend is bad and no good form is known: it fails closed.
+#[derive(Debug, Clone, Copy)]
+pub struct BadSource;
+
+impl BoundBackend {
+    /// All endpoints known now: those by address, and what the names resolve to.
+    pub fn all_endpoints(&self) -> Vec<Arc<EndpointState>> {
+        let mut all = self.endpoints.clone();
+        all.extend(self.names.iter().flat_map(|name| name.endpoints().iter().cloned().collect::<Vec<_>>()));
+        all
+    }
+}
+
+/// State by identity. Holds nothing alive by itself.
+pub struct Registry {
+    backends: HashMap<BackendKey, Weak<BackendState>>,
+    endpoints: HashMap<(BackendKey, SocketAddr), Weak<EndpointState>>,
+    names: HashMap<(BackendKey, NamedEndpoint), Weak<ResolvedName>>,
+    /// Seeded per process; a pool group never leaves it.
+    hasher: RandomState,
+    resolver: Resolver,
+    prober: probe::Prober,
+    sweep_at: usize,
+}
+
+impl Registry {
+    /// An empty registry whose names are resolved, and whose endpoints are checked, by these.
+    pub fn new(resolver: Resolver, prober: probe::Prober) -> Self {
+        Registry {
+            backends: HashMap::new(),
+            endpoints: HashMap::new(),
+            names: HashMap::new(),
+            hasher: RandomState::new(),
+            resolver,
+            prober,
+            sweep_at: 1024,
+        }
+    }
+
+    /// Binds a backend to the state of its endpoints.
+    pub fn bind(&mut self, key: &BackendKey, backend: Option<&Arc<Backend>>) -> Arc<BoundBackend> {
+        self.sweep();
+        let state = revive(&mut self.backends, key.clone(), || Arc::new(BackendState::default()));
+        let pool_group = self.hasher.hash_one(key);
+        let Some(backend) = backend else {
+            return Arc::new(BoundBackend {
+                key: key.clone(),
+                unavailable: Some(Err(BadSource)),
+                state,
+                endpoints: Vec::new(),
+                names: Vec::new(),
+                pool_group,
+            });
+        };
+        let endpoints: Vec<_> = backend
+            .endpoints
+            .iter()
+            .map(|address| revive(&mut self.endpoints, (key.clone(), *address), || EndpointState::new(*address)))
+            .collect();
+        let names = backend
+            .names
+            .iter()
+            .map(|name| {
+                let resolver = &self.resolver;
+                revive(&mut self.names, (key.clone(), name.clone()), || resolver.follow(name.clone()))
+            })
+            .collect();
+        let bound = Arc::new(BoundBackend {
+            key: key.clone(),
+            unavailable: backend.unavailable.map(Ok),
+            state,
+            endpoints,
+            names,
+            pool_group,
+        });
+        match &backend.health_check {
+            Some(check) => self.prober.watch(&bound, check.clone()),
+            None => bound.endpoints.iter().for_each(|endpoint| endpoint.unprobed()),
+        }
+        bound
+    }
+
+    /// Forgets dead entries once their number may have doubled: O(1) per bind on average.
+    fn sweep(&mut self) {
+        if self.endpoints.len() + self.backends.len() + self.names.len() < self.sweep_at {
+            return;
+        }
+        self.backends.retain(|_, state| state.strong_count() > 0);
+        self.endpoints.retain(|_, state| state.strong_count() > 0);
+        self.names.retain(|_, name| name.strong_count() > 0);
+        self.sweep_at = 2 * (self.endpoints.len() + self.backends.len() + self.names.len()).max(512);
+    }
+}
+
+/// The living state of an identity, or a new one.
+fn revive<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, Weak<V>>, key: K, make: impl FnOnce() -> Arc<V>) -> Arc<V> {
+    if let Some(state) = map.get(&key).and_then(Weak::upgrade) {
+        return state;
+    }
+    let state = make();
+    map.insert(key, Arc::downgrade(&state));
+    state
+}

@@ -1,0 +1,133 @@
+//! Names to addresses, by a DNS library (hickory), on the control thread. Requests never wait for a lookup but for the
+//! very first one of a name.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use sluicegate_snapshot::model::NamedEndpoint;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::EndpointState;
+
+/// An answer is used at least and at most for this long, whatever its TTL says.
+const TTL_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// Time until the next try after a failed lookup.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// One name with the endpoints it resolves to. The last answer is kept when DNS fails.
+#[derive(Debug)]
+pub struct ResolvedName {
+    /// Name and port.
+    pub name: NamedEndpoint,
+    endpoints: ArcSwap<Vec<Arc<EndpointState>>>,
+    /// Becomes true with the first answer, good or bad.
+    asked: watch::Sender<bool>,
+}
+
+impl ResolvedName {
+    /// Endpoints of the last good answer.
+    pub fn endpoints(&self) -> Arc<Vec<Arc<EndpointState>>> {
+        self.endpoints.load_full()
+    }
+
+    /// Waits for the first answer, at most `limit`.
+    pub async fn wait_asked(&self, limit: Duration) {
+        let mut asked = self.asked.subscribe();
+        let _ = tokio::time::timeout(limit, asked.wait_for(|asked| *asked)).await;
+    }
+
+    fn take(&self, addresses: &[IpAddr]) {
+        let old: BTreeMap<SocketAddr, Arc<EndpointState>> =
+            self.endpoints.load().iter().map(|endpoint| (endpoint.address, endpoint.clone())).collect();
+        let mut new: Vec<SocketAddr> = addresses.iter().map(|ip| SocketAddr::new(*ip, self.name.port)).collect();
+        new.sort();
+        new.dedup();
+        let endpoints =
+            new.into_iter().map(|address| old.get(&address).cloned().unwrap_or_else(|| EndpointState::new(address)));
+        self.endpoints.store(Arc::new(endpoints.collect()));
+    }
+}
+
+/// Starts and feeds [`ResolvedName`]s.
+#[derive(Clone)]
+pub struct Resolver {
+    control: Handle,
+    dns: Option<Arc<TokioResolver>>,
+}
+
+impl Resolver {
+    /// A resolver that asks `server`, or the system's servers. Runs on `control`.
+    pub fn new(server: Option<SocketAddr>, control: Handle) -> Self {
+        let provider = TokioRuntimeProvider::default();
+        let builder = match server {
+            Some(server) => {
+                let at_port = |mut connection: ConnectionConfig| {
+                    connection.port = server.port();
+                    connection
+                };
+                let connections = vec![at_port(ConnectionConfig::udp()), at_port(ConnectionConfig::tcp())];
+                let name_server = NameServerConfig::new(server.ip(), true, connections);
+                Ok(TokioResolver::builder_with_config(
+                    ResolverConfig::from_parts(None, Vec::new(), vec![name_server]),
+                    provider,
+                ))
+            }
+            None => TokioResolver::builder(provider),
+        };
+        let dns = builder.and_then(|builder| builder.build());
+        let dns = match dns {
+            Ok(dns) => Some(Arc::new(dns)),
+            Err(error) => {
+                tracing::warn!(%error, "no DNS server is known; ExternalName Services will not resolve");
+                None
+            }
+        };
+        Resolver { control, dns }
+    }
+
+    /// Follows a name until nobody needs it any more.
+    pub fn follow(&self, name: NamedEndpoint) -> Arc<ResolvedName> {
+        let resolved = Arc::new(ResolvedName { endpoints: ArcSwap::default(), asked: watch::Sender::new(false), name });
+        match &self.dns {
+            Some(dns) => drop(self.control.spawn(keep_resolving(dns.clone(), Arc::downgrade(&resolved)))),
+            None => drop(resolved.asked.send_replace(true)),
+        }
+        resolved
+    }
+}
+
+async fn keep_resolving(dns: Arc<TokioResolver>, name: Weak<ResolvedName>) {
+    let mut failing = false;
+    loop {
+        let Some(text) = name.upgrade().map(|name| format!("{}.", name.name.name)) else { return };
+        let answer = dns.lookup_ip(text.as_str()).await;
+        let Some(name) = name.upgrade() else { return };
+        let wait = match answer {
+            Ok(answer) => {
+                let addresses: Vec<IpAddr> = answer.iter().collect();
+                name.take(&addresses);
+                failing = false;
+                let ttl = answer.valid_until().saturating_duration_since(std::time::Instant::now());
+                ttl.clamp(TTL_RANGE.0, TTL_RANGE.1)
+            }
+            Err(error) => {
+                // Said once per outage; what was known stays in use.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(name = %text, %error, "name cannot be resolved; the last answer stays in use");
+                }
+                RETRY
+            }
+        };
+        name.asked.send_replace(true);
+        drop(name);
+        tokio::time::sleep(wait).await;
+    }
+}

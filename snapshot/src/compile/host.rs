@@ -1,0 +1,56 @@
+//! One host: whose claim wins each path, and whose default backend counts. Precedence is written here and nowhere else.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::claims::Claims;
+use crate::diagnostic::{Diagnostic, DiagnosticReason};
+use crate::key::{HostPattern, Kind, ObjectRef};
+use crate::model::{Lost, Route, VirtualHost};
+
+/// The order in which Ingresses get what they claim: the older first; of equal age the one whose `namespace/name` sorts
+/// last (ingress-nginx, `ListIngresses` in its store.go).
+pub fn sort_by_precedence(claims: &mut [&Arc<Claims>]) {
+    claims.sort_by_cached_key(|claims| (claims.created, Reverse(claims.ingress.to_string())));
+}
+
+/// Builds a host from the claims of its Ingresses, which must be in order of precedence.
+pub fn build(host: &HostPattern, claims: &[&Arc<Claims>]) -> (VirtualHost, Vec<Diagnostic>) {
+    let mut virtual_host = VirtualHost::default();
+    let mut diagnostics = Vec::new();
+    let mut taken: BTreeMap<(bool, String), Arc<Route>> = BTreeMap::new();
+    for claims in claims {
+        for claim in claims.paths.iter().filter(|claim| claim.route.host == *host) {
+            let route = &claim.route;
+            let key = (route.path_type.is_prefix(), route.match_path().to_owned());
+            let Some(winner) = taken.get(&key) else {
+                taken.insert(key, route.clone());
+                virtual_host.routes.push(route.clone());
+                continue;
+            };
+            let Some(winner) = winner.ingress.clone() else { continue };
+            let message = format!(
+                "Ingress {winner} is older, or of the same age and sorts last, and has {host}{} ({}) already; this path takes no request",
+                route.path, route.path_type
+            );
+            let object = ObjectRef::new(Kind::Ingress, &claims.ingress);
+            diagnostics.push(Diagnostic::new(
+                object,
+                DiagnosticReason::PathConflict,
+                format!("{}.path", claim.field),
+                message,
+            ));
+            virtual_host.lost.push(Lost {
+                ingress: claims.ingress.clone(),
+                path: route.path.clone(),
+                path_type: route.path_type,
+                winner,
+            });
+        }
+        if virtual_host.default.is_none() {
+            virtual_host.default = claims.default_for(host);
+        }
+    }
+    (virtual_host, diagnostics)
+}

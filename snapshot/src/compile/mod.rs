@@ -1,0 +1,502 @@
+//! Compile: the world's objects into a snapshot, incrementally. An edit costs what it touches.
+//!
+//! [`World::apply`] takes edits and returns what changed. It works in stages, each a pure function per key: classes →
+//! claims of an Ingress → certificates, contents and backends → hosts and server names → diagnostics of references. A
+//! stage marks the keys of later stages that depend on what it changed; equal results stop there. The whole output is a
+//! function of the objects, settings and mode alone: applying edits one by one, in any order, and applying their sum to
+//! an empty world give equal snapshots and diagnostics (`tests/incremental.rs`).
+
+mod backend;
+mod claims;
+mod class;
+mod content;
+mod host;
+mod references;
+mod status;
+mod store;
+mod tls;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+pub use status::{IngressPoint, PortStatus, PublishAddress};
+
+use claims::{Claims, Reference};
+use class::{ClassRef, Classes};
+use store::{Index, Store};
+
+use crate::diagnostic::{Diagnostic, DiagnosticReason};
+use crate::facts::{Facts, Object};
+use crate::key::{BackendKey, HostPattern, Kind, ObjectKey, ObjectRef, ServicePort};
+use crate::model::{Delta, Globals, PathType, Policy, Resource, Route, Snapshot, Target, Version};
+use crate::settings::{Mode, Settings};
+
+/// One change of the world.
+#[derive(Debug, Clone)]
+pub enum Edit {
+    /// An object is there, with this content.
+    Put(Object),
+    /// An object is gone.
+    Remove(Kind, ObjectKey),
+}
+
+/// What a batch of edits did.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// What changed in the snapshot.
+    pub delta: Delta,
+    /// Objects whose diagnostics may have changed.
+    pub diagnosed: BTreeSet<ObjectRef>,
+}
+
+/// Where a diagnostic comes from: the stage and key whose recomputation replaces it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Origin {
+    Object(Kind, ObjectKey),
+    Classes,
+    Claims(ObjectKey),
+    Host(HostPattern),
+    TlsHost(HostPattern),
+    References(ObjectKey),
+}
+
+/// Keys that have to be looked at again.
+#[derive(Debug, Default)]
+struct Dirty {
+    classes: bool,
+    ingresses: BTreeSet<ObjectKey>,
+    hosts: BTreeSet<HostPattern>,
+    tls_hosts: BTreeSet<HostPattern>,
+    backends: BTreeSet<BackendKey>,
+    contents: BTreeSet<ObjectKey>,
+    certificates: BTreeSet<ObjectKey>,
+    references: BTreeSet<ObjectKey>,
+}
+
+/// All objects, all settings, and everything derived from them.
+#[derive(Debug)]
+pub struct World {
+    settings: Settings,
+    store: Store,
+    classes: Classes,
+    claims: BTreeMap<ObjectKey, Arc<Claims>>,
+    class_of: BTreeMap<ObjectKey, ClassRef>,
+    by_class: Index<ClassRef, ObjectKey>,
+    by_host: Index<HostPattern, ObjectKey>,
+    by_tls_host: Index<HostPattern, ObjectKey>,
+    by_backend: Index<BackendKey, ObjectKey>,
+    by_content: Index<ObjectKey, ObjectKey>,
+    by_secret: Index<ObjectKey, ObjectKey>,
+    catch_alls: BTreeSet<ObjectKey>,
+    snapshot: Snapshot,
+    diagnostics: BTreeMap<Origin, Vec<Diagnostic>>,
+    /// Origins of the diagnostics of an object.
+    origins: Index<ObjectRef, Origin>,
+    resource_versions: BTreeMap<Kind, u64>,
+}
+
+impl World {
+    /// An empty world.
+    pub fn new(settings: Settings) -> Self {
+        let store = Store::default();
+        let (classes, _) = Classes::build(&store, &settings);
+        let mut world = World {
+            settings,
+            store,
+            classes,
+            claims: BTreeMap::new(),
+            class_of: BTreeMap::new(),
+            by_class: Index::default(),
+            by_host: Index::default(),
+            by_tls_host: Index::default(),
+            by_backend: Index::default(),
+            by_content: Index::default(),
+            by_secret: Index::default(),
+            catch_alls: BTreeSet::new(),
+            snapshot: Snapshot::default(),
+            diagnostics: BTreeMap::new(),
+            origins: Index::default(),
+            resource_versions: BTreeMap::new(),
+        };
+        let mut dirty = Dirty::default();
+        dirty.backends.extend(world.settings.default_backend.clone());
+        dirty.certificates.extend(world.settings.default_certificate.clone());
+        world.recompute(dirty);
+        world
+    }
+
+    /// The inputs besides the objects.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The compiled output.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Everything that is wrong, sorted.
+    pub fn diagnostics(&self) -> Vec<&Diagnostic> {
+        let mut all: Vec<&Diagnostic> = self.diagnostics.values().flatten().collect();
+        all.sort();
+        all
+    }
+
+    /// What is wrong with one object, sorted.
+    pub fn diagnostics_of(&self, object: &ObjectRef) -> Vec<&Diagnostic> {
+        let mut all: Vec<&Diagnostic> = self
+            .origins
+            .of(object)
+            .filter_map(|origin| self.diagnostics.get(origin))
+            .flatten()
+            .filter(|diagnostic| diagnostic.object == *object)
+            .collect();
+        all.sort();
+        all
+    }
+
+    /// `status.loadBalancer.ingress` of an Ingress; `None` where it is not ours.
+    pub fn status(&self, ingress: &ObjectKey, addresses: &[PublishAddress]) -> Option<Vec<IngressPoint>> {
+        let has_tls = !self.store.ingresses.get(ingress)?.tls.is_empty();
+        self.claims.get(ingress)?;
+        let diagnostics = self.diagnostics_of(&ObjectRef::new(Kind::Ingress, ingress));
+        Some(status::build(addresses, has_tls, diagnostics.iter().map(|diagnostic| diagnostic.reason)))
+    }
+
+    /// Whether the world has an Ingress, ours or not.
+    pub fn knows_ingress(&self, key: &ObjectKey) -> bool {
+        self.store.ingresses.contains_key(key)
+    }
+
+    /// The Ingresses that are ours.
+    pub fn served(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.claims.keys()
+    }
+
+    /// Applies edits, in order; costs O(what they touch).
+    pub fn apply(&mut self, edits: impl IntoIterator<Item = Edit>) -> Outcome {
+        let mut dirty = Dirty::default();
+        let mut diagnosed = BTreeSet::new();
+        for edit in edits {
+            self.take(edit, &mut dirty, &mut diagnosed);
+        }
+        let mut outcome = self.recompute(dirty);
+        outcome.diagnosed.append(&mut diagnosed);
+        outcome
+    }
+
+    /// Stores one edit and marks what depends on the object directly.
+    fn take(&mut self, edit: Edit, dirty: &mut Dirty, diagnosed: &mut BTreeSet<ObjectRef>) {
+        let (kind, key, facts, diagnostics) = match edit {
+            Edit::Put(object) => {
+                let (facts, mut diagnostics) = object.facts();
+                let version = object.metadata().resource_version.as_deref().and_then(|text| text.parse::<u64>().ok());
+                let highest = self.resource_versions.entry(facts.kind()).or_default();
+                *highest = (*highest).max(version.unwrap_or(0));
+                diagnostics.extend(self.judge_endpoints_annotation(&facts));
+                (facts.kind(), facts.key().clone(), Some(facts), diagnostics)
+            }
+            Edit::Remove(kind, key) => (kind, key, None, Vec::new()),
+        };
+        self.diagnose(Origin::Object(kind, key.clone()), diagnostics, diagnosed);
+        let Some(change) = self.store.put(kind, &key, facts.as_ref()) else { return };
+        match kind {
+            Kind::Ingress => drop(dirty.ingresses.insert(key)),
+            Kind::IngressClass => dirty.classes = true,
+            Kind::Service => self.mark_backends(&key, dirty),
+            Kind::EndpointSlice => change.services.iter().for_each(|service| self.mark_backends(service, dirty)),
+            Kind::Secret => {
+                dirty.ingresses.extend(self.by_secret.of(&key).cloned());
+                dirty.certificates.insert(key);
+            }
+            Kind::ConfigMap => {
+                let parameters = self.store.classes.values().filter_map(|class| class.parameters.as_ref());
+                let names_it = |namespace: &Option<Arc<str>>, name: &Arc<str>| {
+                    namespace.as_ref() == Some(&key.namespace) && *name == key.name
+                };
+                dirty.classes |= self.settings.config_map.as_ref() == Some(&key)
+                    || parameters.into_iter().any(|parameters| names_it(&parameters.namespace, &parameters.name));
+                dirty.contents.insert(key);
+            }
+        }
+    }
+
+    /// The annotation that replaces EndpointSlices is for files only, and has to be readable there.
+    fn judge_endpoints_annotation(&self, facts: &Facts) -> Option<Diagnostic> {
+        let Facts::Service(service) = facts else { return None };
+        let annotated = service.annotated.as_ref()?;
+        let (reason, message) = match (self.settings.mode, annotated) {
+            (Mode::Cluster, _) => (
+                DiagnosticReason::AnnotationRefused,
+                "endpoints by annotation are for standalone mode only; EndpointSlices are used".to_owned(),
+            ),
+            (Mode::Standalone, Err(message)) => (
+                DiagnosticReason::AnnotationInvalid,
+                format!("{message}; the last good endpoints stay in force, else requests are answered with 503"),
+            ),
+            (Mode::Standalone, Ok(_)) => return None,
+        };
+        let object = ObjectRef::new(Kind::Service, &service.key);
+        Some(Diagnostic::new(object, reason, "metadata.annotations[sluicegate.dev/endpoints]", message))
+    }
+
+    fn mark_backends(&self, service: &ObjectKey, dirty: &mut Dirty) {
+        // Port 0 sorts before every port of the Service.
+        let first = BackendKey { service: service.clone(), port: ServicePort::Number(0) };
+        let used = self.by_backend.keys_from(&first).take_while(|key| key.service == *service);
+        let default = self.settings.default_backend.iter().filter(|key| key.service == *service);
+        dirty.backends.extend(used.chain(default).cloned());
+    }
+
+    /// Runs the stages over what is marked.
+    fn recompute(&mut self, mut dirty: Dirty) -> Outcome {
+        let mut delta = Delta::default();
+        let mut diagnosed = BTreeSet::new();
+        if dirty.classes {
+            self.recompute_classes(&mut dirty, &mut diagnosed);
+        }
+        for key in std::mem::take(&mut dirty.ingresses) {
+            self.recompute_claims(&key, &mut dirty, &mut diagnosed);
+        }
+        self.recompute_resources(&mut dirty, &mut delta);
+        for host in &dirty.hosts {
+            self.recompute_host(host, &mut delta, &mut diagnosed);
+        }
+        for host in &dirty.tls_hosts {
+            self.recompute_tls_host(host, &mut delta, &mut diagnosed);
+        }
+        let globals = self.globals();
+        delta.globals = (globals != self.snapshot.globals).then_some(globals);
+        delta.version = Version {
+            resource_versions: self
+                .resource_versions
+                .iter()
+                .filter(|(_, version)| **version > 0)
+                .map(|(kind, version)| (*kind, *version))
+                .collect(),
+            ..self.snapshot.version.clone()
+        };
+        self.snapshot.apply(&delta);
+        delta.version = self.snapshot.version.clone();
+        for key in &dirty.references {
+            let diagnostics = match self.claims.get(key) {
+                Some(claims) => references::diagnose(claims, &self.store, &self.snapshot),
+                None => Vec::new(),
+            };
+            self.diagnose(Origin::References(key.clone()), diagnostics, &mut diagnosed);
+        }
+        Outcome { delta, diagnosed }
+    }
+
+    fn recompute_classes(&mut self, dirty: &mut Dirty, diagnosed: &mut BTreeSet<ObjectRef>) {
+        let (classes, diagnostics) = Classes::build(&self.store, &self.settings);
+        let old = std::mem::replace(&mut self.classes, classes);
+        self.diagnose(Origin::Classes, diagnostics, diagnosed);
+        if old.global != self.classes.global {
+            dirty.ingresses.extend(self.store.ingresses.keys().cloned());
+            return;
+        }
+        let names: BTreeSet<&Arc<str>> = old.by_name.keys().chain(self.classes.by_name.keys()).collect();
+        for name in names.into_iter().filter(|name| old.by_name.get(*name) != self.classes.by_name.get(*name)) {
+            dirty.ingresses.extend(self.by_class.of(&ClassRef::Field(name.clone())).cloned());
+            dirty.ingresses.extend(self.by_class.of(&ClassRef::Annotation(name.clone())).cloned());
+            // It may be, or have been, the default class.
+            dirty.ingresses.extend(self.by_class.of(&ClassRef::None).cloned());
+        }
+    }
+
+    fn recompute_claims(&mut self, key: &ObjectKey, dirty: &mut Dirty, diagnosed: &mut BTreeSet<ObjectRef>) {
+        let facts = self.store.ingresses.get(key).cloned();
+        self.index_class(key, facts.as_deref().map(ClassRef::of));
+        let (new, mut diagnostics) = match &facts {
+            Some(facts) => {
+                let membership = self.classes.membership(&ClassRef::of(facts), &self.settings);
+                Claims::of(facts, &membership, &self.store)
+            }
+            None => (None, Vec::new()),
+        };
+        if let Some(new) = &new {
+            diagnostics.extend(new.diagnostics.iter().cloned());
+        }
+        self.diagnose(Origin::Claims(key.clone()), diagnostics, diagnosed);
+        dirty.references.insert(key.clone());
+        let new = new.map(Arc::new);
+        let old = match &new {
+            Some(new) => self.claims.insert(key.clone(), new.clone()),
+            None => self.claims.remove(key),
+        };
+        // Even equal claims may lead elsewhere: a Secret's certificate can change while its names stay.
+        for claims in [&old, &new].into_iter().flatten() {
+            dirty.tls_hosts.extend(claims.tls.iter().map(|claim| claim.host.clone()));
+        }
+        if old == new {
+            return;
+        }
+        if let Some(old) = &old {
+            self.index(old, Index::remove, Index::remove, Index::remove, dirty);
+            self.catch_alls.remove(key);
+        }
+        if let Some(new) = &new {
+            self.index(new, Index::insert, Index::insert, Index::insert, dirty);
+            if new.catch_all.is_some() {
+                self.catch_alls.insert(key.clone());
+            }
+        }
+    }
+
+    fn index_class(&mut self, key: &ObjectKey, new: Option<ClassRef>) {
+        if self.class_of.get(key) == new.as_ref() {
+            return;
+        }
+        if let Some(old) = self.class_of.remove(key) {
+            self.by_class.remove(&old, key);
+        }
+        if let Some(new) = new {
+            self.by_class.insert(&new, key);
+            self.class_of.insert(key.clone(), new);
+        }
+    }
+
+    /// Adds or removes an Ingress under everything it claims or names, and marks all of that.
+    fn index(
+        &mut self,
+        claims: &Claims,
+        on_host: impl Fn(&mut Index<HostPattern, ObjectKey>, &HostPattern, &ObjectKey),
+        on_backend: impl Fn(&mut Index<BackendKey, ObjectKey>, &BackendKey, &ObjectKey),
+        on_object: impl Fn(&mut Index<ObjectKey, ObjectKey>, &ObjectKey, &ObjectKey),
+        dirty: &mut Dirty,
+    ) {
+        let ingress = &claims.ingress;
+        for host in &claims.hosts {
+            on_host(&mut self.by_host, host, ingress);
+            dirty.hosts.insert(host.clone());
+        }
+        for claim in &claims.tls {
+            on_host(&mut self.by_tls_host, &claim.host, ingress);
+        }
+        for (reference, _) in &claims.references {
+            match reference {
+                Reference::Backend(key) => {
+                    on_backend(&mut self.by_backend, key, ingress);
+                    dirty.backends.insert(key.clone());
+                }
+                Reference::Content(key) => {
+                    on_object(&mut self.by_content, key, ingress);
+                    dirty.contents.insert(key.clone());
+                }
+                Reference::Secret(key) => {
+                    on_object(&mut self.by_secret, key, ingress);
+                    dirty.certificates.insert(key.clone());
+                }
+            }
+        }
+    }
+
+    /// Backends, contents and certificates: those that somebody names exist, the others do not.
+    fn recompute_resources(&mut self, dirty: &mut Dirty, delta: &mut Delta) {
+        for key in &dirty.backends {
+            let used = self.by_backend.contains(key) || self.settings.default_backend.as_ref() == Some(key);
+            let new = used.then(|| backend::build(key, &self.store, self.settings.mode));
+            if self.snapshot.backends.get(key) != new.as_ref() {
+                dirty.references.extend(self.by_backend.of(key).cloned());
+                delta.backends.insert(key.clone(), new);
+            }
+        }
+        for key in &dirty.contents {
+            let config_map = self.store.config_maps.get(key).filter(|_| self.by_content.contains(key));
+            let new = config_map.map(|config_map| content::build(config_map, self.settings.mode));
+            if self.snapshot.contents.get(key) != new.as_ref() {
+                dirty.references.extend(self.by_content.of(key).cloned());
+                delta.contents.insert(key.clone(), new);
+            }
+        }
+        for key in &dirty.certificates {
+            let used = self.by_secret.contains(key) || self.settings.default_certificate.as_ref() == Some(key);
+            let new = self.store.secrets.get(key).filter(|_| used).map(|secret| match &secret.certificate {
+                Ok(certificate) => Resource::Valid(certificate.clone()),
+                Err(problem) => Resource::invalid(problem.reason()),
+            });
+            if self.snapshot.certificates.get(key) != new.as_ref() {
+                delta.certificates.insert(key.clone(), new);
+            }
+        }
+    }
+
+    fn recompute_host(&mut self, host: &HostPattern, delta: &mut Delta, diagnosed: &mut BTreeSet<ObjectRef>) {
+        let claims = self.ranked(self.by_host.of(host));
+        let (new, diagnostics) = match claims.is_empty() {
+            true => (None, Vec::new()),
+            false => {
+                let (built, diagnostics) = host::build(host, &claims);
+                (Some(built), diagnostics)
+            }
+        };
+        self.diagnose(Origin::Host(host.clone()), diagnostics, diagnosed);
+        if self.snapshot.hosts.get(host).map(|old| &**old) != new.as_ref() {
+            delta.hosts.insert(host.clone(), new.map(Arc::new));
+        }
+    }
+
+    fn recompute_tls_host(&mut self, host: &HostPattern, delta: &mut Delta, diagnosed: &mut BTreeSet<ObjectRef>) {
+        let claims = self.ranked(self.by_tls_host.of(host));
+        let (new, diagnostics) = match claims.is_empty() {
+            true => (None, Vec::new()),
+            false => {
+                let (built, diagnostics) = tls::build(host, &claims, &self.store);
+                (Some(built), diagnostics)
+            }
+        };
+        self.diagnose(Origin::TlsHost(host.clone()), diagnostics, diagnosed);
+        if self.snapshot.tls_hosts.get(host).map(|old| &**old) != new.as_ref() {
+            delta.tls_hosts.insert(host.clone(), new.map(Arc::new));
+        }
+    }
+
+    /// The claims of some Ingresses, in order of precedence.
+    fn ranked<'a>(&'a self, keys: impl Iterator<Item = &'a ObjectKey>) -> Vec<&'a Arc<Claims>> {
+        let mut claims: Vec<&Arc<Claims>> = keys.filter_map(|key| self.claims.get(key)).collect();
+        host::sort_by_precedence(&mut claims);
+        claims
+    }
+
+    fn globals(&self) -> Globals {
+        let catch_alls = self.ranked(self.catch_alls.iter());
+        Globals {
+            catch_all: catch_alls.first().and_then(|claims| claims.catch_all.clone()),
+            default_backend: self.settings.default_backend.as_ref().map(|key| {
+                Arc::new(Route {
+                    ingress: None,
+                    class: Arc::from(""),
+                    host: HostPattern::Any,
+                    path: Arc::from("/"),
+                    path_type: PathType::Prefix,
+                    is_default: true,
+                    target: Target::Backend(key.clone()),
+                    policy: Policy {
+                        ssl_redirect: self.classes.global.ssl_redirect,
+                        reject_encoded_slashes: self.classes.global.reject_encoded_slashes,
+                    },
+                })
+            }),
+            default_certificate: self.settings.default_certificate.clone(),
+        }
+    }
+
+    /// Replaces the diagnostics of an origin.
+    fn diagnose(&mut self, origin: Origin, new: Vec<Diagnostic>, diagnosed: &mut BTreeSet<ObjectRef>) {
+        if self.diagnostics.get(&origin).map_or(new.is_empty(), |old| *old == new) {
+            return;
+        }
+        for diagnostic in self.diagnostics.remove(&origin).unwrap_or_default() {
+            self.origins.remove(&diagnostic.object, &origin);
+            diagnosed.insert(diagnostic.object);
+        }
+        for diagnostic in &new {
+            self.origins.insert(&diagnostic.object, &origin);
+            diagnosed.insert(diagnostic.object.clone());
+        }
+        if !new.is_empty() {
+            self.diagnostics.insert(origin, new);
+        }
+    }
+}

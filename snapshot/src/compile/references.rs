@@ -1,0 +1,85 @@
+//! What an Ingress names and does not get: Services, ports, endpoints, ConfigMaps, Secrets.
+
+use super::claims::{Claims, Reference};
+use super::store::Store;
+use crate::diagnostic::{Diagnostic, DiagnosticReason};
+use crate::key::{BackendKey, Kind, ObjectKey, ObjectRef};
+use crate::model::{Resource, Snapshot, Unavailable};
+
+/// The diagnostics of one Ingress' references, each at the field that names it.
+pub fn diagnose(claims: &Claims, store: &Store, snapshot: &Snapshot) -> Vec<Diagnostic> {
+    let object = ObjectRef::new(Kind::Ingress, &claims.ingress);
+    let mut diagnostics: Vec<Diagnostic> = Vec::new();
+    for (reference, field) in &claims.references {
+        let problem = match reference {
+            Reference::Backend(key) => backend(key, snapshot),
+            Reference::Content(key) => content(key, snapshot),
+            Reference::Secret(key) => secret(key, store),
+        };
+        if let Some((reason, message)) = problem {
+            diagnostics.push(Diagnostic::new(object.clone(), reason, field.clone(), message));
+        }
+    }
+    diagnostics
+}
+
+fn backend(key: &BackendKey, snapshot: &Snapshot) -> Option<(DiagnosticReason, String)> {
+    let BackendKey { service, port } = key;
+    Some(match snapshot.backends.get(key)? {
+        Resource::Invalid(invalid) => {
+            (invalid.reason, format!("Service {service} cannot be used as it is; what worked before stays in force"))
+        }
+        Resource::Valid(backend) => match backend.unavailable? {
+            Unavailable::ServiceNotFound => (
+                DiagnosticReason::ServiceNotFound,
+                format!("Service {service} does not exist; requests are answered with 503"),
+            ),
+            Unavailable::PortNotFound => (
+                DiagnosticReason::PortNotFound,
+                format!("Service {service} has no port {port}; requests are answered with 503"),
+            ),
+            Unavailable::NoEndpoints => (
+                DiagnosticReason::NoEndpoints,
+                format!(
+                    "Service {service} has no ready endpoint for port {port}; requests are answered with 503 until it has"
+                ),
+            ),
+            Unavailable::ServiceUnsupported | Unavailable::Unknown => (
+                DiagnosticReason::ServiceUnsupported,
+                format!(
+                    "port {port} of Service {service} cannot be proxied (TCP is needed, or a DNS name); requests are answered with 503"
+                ),
+            ),
+        },
+    })
+}
+
+fn content(key: &ObjectKey, snapshot: &Snapshot) -> Option<(DiagnosticReason, String)> {
+    match snapshot.contents.get(key) {
+        None => Some((
+            DiagnosticReason::ConfigMapNotFound,
+            format!("ConfigMap {key} does not exist; requests are answered with 503"),
+        )),
+        Some(Resource::Valid(content)) if content.not_published => Some((
+            DiagnosticReason::NotPublished,
+            format!(
+                "ConfigMap {key} lacks the label sluicegate.dev/publish=true that allows it to be served; requests are answered with 503"
+            ),
+        )),
+        Some(_) => None,
+    }
+}
+
+/// Why a Secret gives no certificate.
+pub fn secret(key: &ObjectKey, store: &Store) -> Option<(DiagnosticReason, String)> {
+    let Some(facts) = store.secrets.get(key) else {
+        let message = format!("Secret {key} does not exist; the default certificate is served");
+        return Some((DiagnosticReason::SecretNotFound, message));
+    };
+    let problem = facts.certificate.as_ref().err()?;
+    let message = format!(
+        "Secret {key}: {}; the last good certificate stays in force, else the default certificate is served",
+        problem.message()
+    );
+    Some((problem.reason(), message))
+}

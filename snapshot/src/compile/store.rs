@@ -1,0 +1,127 @@
+//! The facts of the world, with the one reverse index that belongs to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::facts::{ClassFacts, ConfigMapFacts, Facts, IngressFacts, SecretFacts, ServiceFacts, SliceFacts};
+use crate::key::{Kind, ObjectKey};
+
+/// Facts by kind and key.
+#[derive(Debug, Default)]
+pub struct Store {
+    /// Ingresses.
+    pub ingresses: BTreeMap<ObjectKey, Arc<IngressFacts>>,
+    /// IngressClasses.
+    pub classes: BTreeMap<ObjectKey, Arc<ClassFacts>>,
+    /// Services.
+    pub services: BTreeMap<ObjectKey, Arc<ServiceFacts>>,
+    /// EndpointSlices.
+    pub slices: BTreeMap<ObjectKey, Arc<SliceFacts>>,
+    /// Secrets.
+    pub secrets: BTreeMap<ObjectKey, Arc<SecretFacts>>,
+    /// ConfigMaps.
+    pub config_maps: BTreeMap<ObjectKey, Arc<ConfigMapFacts>>,
+    /// EndpointSlices by their Service.
+    pub slices_of: Index<ObjectKey, ObjectKey>,
+}
+
+/// A multimap: who depends on what.
+#[derive(Debug)]
+pub struct Index<K, V>(BTreeMap<K, BTreeSet<V>>);
+
+impl<K, V> Default for Index<K, V> {
+    fn default() -> Self {
+        Index(BTreeMap::new())
+    }
+}
+
+impl<K: Ord + Clone, V: Ord + Clone> Index<K, V> {
+    /// Records a dependency.
+    pub fn insert(&mut self, key: &K, value: &V) {
+        self.0.entry(key.clone()).or_default().insert(value.clone());
+    }
+
+    /// Forgets one.
+    pub fn remove(&mut self, key: &K, value: &V) {
+        if let Some(values) = self.0.get_mut(key) {
+            values.remove(value);
+            if values.is_empty() {
+                self.0.remove(key);
+            }
+        }
+    }
+
+    /// Who depends on `key`.
+    pub fn of<'a>(&'a self, key: &K) -> impl Iterator<Item = &'a V> + use<'a, K, V> {
+        self.0.get(key).into_iter().flatten()
+    }
+
+    /// Whether anybody depends on `key`.
+    pub fn contains(&self, key: &K) -> bool {
+        self.0.contains_key(key)
+    }
+
+    /// Everything that somebody depends on, from `first` on.
+    pub fn keys_from<'a>(&'a self, first: &K) -> impl Iterator<Item = &'a K> + use<'a, K, V> {
+        self.0.range(first.clone()..).map(|(key, _)| key)
+    }
+}
+
+impl Store {
+    /// Stores or removes one object. Returns what stood there before; `None` where the edit changes nothing.
+    pub fn put(&mut self, kind: Kind, key: &ObjectKey, new: Option<&Facts>) -> Option<Change> {
+        fn swap<T: PartialEq>(
+            map: &mut BTreeMap<ObjectKey, Arc<T>>,
+            key: &ObjectKey,
+            new: Option<&Arc<T>>,
+        ) -> Option<Option<Arc<T>>> {
+            if map.get(key) == new {
+                return None;
+            }
+            Some(match new {
+                Some(new) => map.insert(key.clone(), new.clone()),
+                None => map.remove(key),
+            })
+        }
+        macro_rules! swap_kind {
+            ($map:ident, $variant:ident) => {
+                swap(
+                    &mut self.$map,
+                    key,
+                    new.and_then(|facts| match facts {
+                        Facts::$variant(facts) => Some(facts),
+                        _ => None,
+                    }),
+                )
+            };
+        }
+        let mut change = Change::default();
+        match kind {
+            Kind::Ingress => drop(swap_kind!(ingresses, Ingress)?),
+            Kind::IngressClass => drop(swap_kind!(classes, Class)?),
+            Kind::Service => drop(swap_kind!(services, Service)?),
+            Kind::Secret => drop(swap_kind!(secrets, Secret)?),
+            Kind::ConfigMap => drop(swap_kind!(config_maps, ConfigMap)?),
+            Kind::EndpointSlice => {
+                let old: Option<Arc<SliceFacts>> = swap_kind!(slices, Slice)?;
+                let service_of = |slice: &Arc<SliceFacts>| slice.service.clone();
+                let (old, new) = (old.as_ref().and_then(service_of), self.slices.get(key).and_then(service_of));
+                if let Some(service) = &old {
+                    self.slices_of.remove(service, key);
+                }
+                if let Some(service) = &new {
+                    self.slices_of.insert(service, key);
+                }
+                change.services.extend(old.into_iter().chain(new));
+            }
+        }
+        Some(change)
+    }
+}
+
+/// What an edit touched besides its own object.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// Services whose EndpointSlices changed.
+    pub services: Vec<ObjectKey>,
+}

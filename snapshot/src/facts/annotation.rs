@@ -1,0 +1,139 @@
+//! The annotations that have a meaning, and the parsers of their values. No other file names an annotation.
+
+use std::sync::Arc;
+
+use crate::model::{HealthCheck, HealthProbe};
+use crate::settings::parse_bool;
+
+/// On an Ingress: whether plain HTTP is redirected to https (ingress-nginx, default true).
+pub const SSL_REDIRECT: &str = "nginx.ingress.kubernetes.io/ssl-redirect";
+
+/// On a Service: endpoints without an EndpointSlice, in standalone mode.
+pub const ENDPOINTS: &str = "sluicegate.dev/endpoints";
+
+/// On a Service: an active health check of its endpoints.
+pub const HEALTH_CHECK: &str = "sluicegate.dev/health-check";
+
+/// On a ConfigMap (label): it may be served as static content in cluster mode.
+pub const PUBLISH: &str = "sluicegate.dev/publish";
+
+/// Value of [`SSL_REDIRECT`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SslRedirect {
+    /// Not set: the class decides.
+    Unset,
+    /// Set.
+    Set(bool),
+    /// Set to something that is no boolean: reported, and the class decides.
+    Unreadable,
+}
+
+impl SslRedirect {
+    pub(super) fn read(value: Option<&str>) -> Self {
+        match value.map(parse_bool) {
+            None => SslRedirect::Unset,
+            Some(Some(value)) => SslRedirect::Set(value),
+            Some(None) => SslRedirect::Unreadable,
+        }
+    }
+}
+
+/// Reads `sluicegate.dev/health-check`: `tcp` or `http`, then `key=value` pairs separated by blanks: `path` (http only,
+/// default `/`), `host` (http only), `interval` (default 10s), `timeout` (default 2s), `healthy` (2), `unhealthy` (3).
+/// Durations are `200ms`, `10s` or `1m`.
+///
+/// # Errors
+/// A sentence that names the part that cannot be read and what is expected.
+pub fn parse_health_check(text: &str) -> Result<HealthCheck, String> {
+    let mut words = text.split_ascii_whitespace();
+    let mut http = match words.next() {
+        Some("tcp") => None,
+        Some("http") => Some((Arc::from("/"), None)),
+        _ => return Err("expected `tcp` or `http` as the first word".to_owned()),
+    };
+    let (mut interval_ms, mut timeout_ms, mut healthy, mut unhealthy) = (10_000, 2_000, 2, 3);
+    for word in words {
+        let Some((key, value)) = word.split_once('=') else {
+            return Err(format!("expected key=value, found `{word}`"));
+        };
+        match (key, &mut http) {
+            ("path", Some((path, _))) if value.starts_with('/') && value.bytes().all(|b| b.is_ascii_graphic()) => {
+                *path = Arc::from(value);
+            }
+            ("host", Some((_, host))) if crate::host::RequestHost::parse(value.as_bytes()).is_ok() => {
+                *host = Some(Arc::from(value));
+            }
+            ("path" | "host", None) => return Err(format!("`{key}` is for http checks")),
+            ("path" | "host", Some(_)) => return Err(format!("`{key}` cannot be read")),
+            ("interval", _) => interval_ms = duration(key, value, 100..=3_600_000)?,
+            ("timeout", _) => timeout_ms = duration(key, value, 10..=60_000)?,
+            ("healthy", _) => healthy = count(key, value)?,
+            ("unhealthy", _) => unhealthy = count(key, value)?,
+            _ => {
+                return Err(format!(
+                    "unknown key `{key}`; known are path, host, interval, timeout, healthy, unhealthy"
+                ));
+            }
+        }
+    }
+    let probe = match http {
+        Some((path, host)) => HealthProbe::Http { path, host },
+        None => HealthProbe::Tcp,
+    };
+    Ok(HealthCheck { probe, interval_ms, timeout_ms, healthy, unhealthy })
+}
+
+fn duration(key: &str, text: &str, range: std::ops::RangeInclusive<u32>) -> Result<u32, String> {
+    let (digits, factor) = match text {
+        _ if text.ends_with("ms") => (&text[..text.len() - 2], 1),
+        _ if text.ends_with('s') => (&text[..text.len() - 1], 1_000),
+        _ if text.ends_with('m') => (&text[..text.len() - 1], 60_000),
+        _ => (text, 0),
+    };
+    digits
+        .parse::<u32>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor))
+        .filter(|value| range.contains(value))
+        .ok_or_else(|| {
+            format!("`{key}` must be a duration like 200ms, 10s or 1m, from {} to {} ms", range.start(), range.end())
+        })
+}
+
+fn count(key: &str, text: &str) -> Result<u8, String> {
+    text.parse().ok().filter(|value| (1..=100).contains(value)).ok_or_else(|| format!("`{key}` must be 1 to 100"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_checks_are_read_with_their_defaults() {
+        let check = parse_health_check("http path=/live host=x.test interval=500ms timeout=1s healthy=1").unwrap();
+        assert_eq!(check.probe, HealthProbe::Http { path: "/live".into(), host: Some("x.test".into()) });
+        assert_eq!((check.interval_ms, check.timeout_ms, check.healthy, check.unhealthy), (500, 1_000, 1, 3));
+        assert_eq!(parse_health_check("tcp").unwrap().interval_ms, 10_000);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        for (text, part) in [
+            ("", "first word"),
+            ("grpc", "first word"),
+            ("tcp path=/", "http checks"),
+            ("http path=live", "`path`"),
+            ("http host=a/b", "`host`"),
+            ("tcp interval=10", "`interval`"),
+            ("tcp interval=99ms", "`interval`"),
+            ("tcp timeout=61s", "`timeout`"),
+            ("tcp healthy=0", "`healthy`"),
+            ("tcp unhealthy=101", "`unhealthy`"),
+            ("tcp every=1s", "`every`"),
+            ("tcp now", "key=value"),
+        ] {
+            let error = parse_health_check(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

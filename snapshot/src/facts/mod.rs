@@ -1,0 +1,140 @@
+//! Facts: one Kubernetes object, trimmed to one small typed value. Parsing ends here.
+//!
+//! A function per kind takes the API type and returns the facts together with what is wrong about the object when it
+//! is looked at alone. No function here looks at a second object.
+
+mod annotation;
+mod certificate;
+mod class;
+mod config_map;
+mod endpoint_slice;
+mod ingress;
+mod secret;
+mod service;
+
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+pub use certificate::{CertificateFacts, CertificateProblem, read as read_certificate};
+pub use class::{ClassFacts, ParametersFacts};
+pub use config_map::ConfigMapFacts;
+pub use endpoint_slice::{EndpointFacts, SliceFacts, SlicePort};
+pub use ingress::{BackendFacts, IngressFacts, PathFacts, RuleFacts, TlsFacts};
+pub use secret::SecretFacts;
+pub use service::{AnnotatedEndpoints, ServiceFacts, ServiceKind, ServicePortFacts};
+
+pub use annotation::{SslRedirect, parse_health_check};
+
+use crate::diagnostic::Diagnostic;
+use crate::key::{Kind, ObjectKey};
+
+/// The facts of one object of any kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Facts {
+    /// An Ingress.
+    Ingress(Arc<IngressFacts>),
+    /// An IngressClass.
+    Class(Arc<ClassFacts>),
+    /// A Service.
+    Service(Arc<ServiceFacts>),
+    /// An EndpointSlice.
+    Slice(Arc<SliceFacts>),
+    /// A Secret.
+    Secret(Arc<SecretFacts>),
+    /// A ConfigMap.
+    ConfigMap(Arc<ConfigMapFacts>),
+}
+
+impl Facts {
+    /// The object's kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Facts::Ingress(_) => Kind::Ingress,
+            Facts::Class(_) => Kind::IngressClass,
+            Facts::Service(_) => Kind::Service,
+            Facts::Slice(_) => Kind::EndpointSlice,
+            Facts::Secret(_) => Kind::Secret,
+            Facts::ConfigMap(_) => Kind::ConfigMap,
+        }
+    }
+
+    /// The object's identity.
+    pub fn key(&self) -> &ObjectKey {
+        match self {
+            Facts::Ingress(facts) => &facts.key,
+            Facts::Class(facts) => &facts.key,
+            Facts::Service(facts) => &facts.key,
+            Facts::Slice(facts) => &facts.key,
+            Facts::Secret(facts) => &facts.key,
+            Facts::ConfigMap(facts) => &facts.key,
+        }
+    }
+}
+
+/// An API object on its way to [`Facts`].
+#[derive(Debug, Clone)]
+pub enum Object {
+    /// `networking.k8s.io/v1` Ingress.
+    Ingress(Box<k8s_openapi::api::networking::v1::Ingress>),
+    /// `networking.k8s.io/v1` IngressClass.
+    IngressClass(Box<k8s_openapi::api::networking::v1::IngressClass>),
+    /// `v1` Service.
+    Service(Box<k8s_openapi::api::core::v1::Service>),
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    EndpointSlice(Box<k8s_openapi::api::discovery::v1::EndpointSlice>),
+    /// `v1` Secret.
+    Secret(Box<k8s_openapi::api::core::v1::Secret>),
+    /// `v1` ConfigMap.
+    ConfigMap(Box<k8s_openapi::api::core::v1::ConfigMap>),
+}
+
+impl Object {
+    /// Trims the object to its facts; also returns what is wrong about it alone.
+    pub fn facts(&self) -> (Facts, Vec<Diagnostic>) {
+        match self {
+            Object::Ingress(object) => (Facts::Ingress(Arc::new(ingress::facts(object))), Vec::new()),
+            Object::IngressClass(object) => (Facts::Class(Arc::new(class::facts(object))), Vec::new()),
+            Object::Service(object) => {
+                let (facts, diagnostics) = service::facts(object);
+                (Facts::Service(Arc::new(facts)), diagnostics)
+            }
+            Object::EndpointSlice(object) => {
+                let (facts, diagnostics) = endpoint_slice::facts(object);
+                (Facts::Slice(Arc::new(facts)), diagnostics)
+            }
+            Object::Secret(object) => (Facts::Secret(Arc::new(secret::facts(object))), Vec::new()),
+            Object::ConfigMap(object) => (Facts::ConfigMap(Arc::new(config_map::facts(object))), Vec::new()),
+        }
+    }
+
+    /// The object's metadata.
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Object::Ingress(object) => &object.metadata,
+            Object::IngressClass(object) => &object.metadata,
+            Object::Service(object) => &object.metadata,
+            Object::EndpointSlice(object) => &object.metadata,
+            Object::Secret(object) => &object.metadata,
+            Object::ConfigMap(object) => &object.metadata,
+        }
+    }
+}
+
+/// Namespace and name; an absent namespace is `default`, as with `kubectl apply`.
+fn namespaced(meta: &ObjectMeta) -> ObjectKey {
+    ObjectKey::new(meta.namespace.as_deref().unwrap_or("default"), meta.name.as_deref().unwrap_or_default())
+}
+
+/// Seconds since 1970 of `creationTimestamp`. Absent sorts oldest, and so does anything before 1970.
+fn created(meta: &ObjectMeta) -> i64 {
+    meta.creation_timestamp.as_ref().map_or(i64::MIN, |time| time.0.as_second())
+}
+
+fn label<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    meta.labels.as_ref()?.get(key).map(String::as_str)
+}
+
+fn annotation_value<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    meta.annotations.as_ref()?.get(key).map(String::as_str)
+}

@@ -1,0 +1,128 @@
+//! What compile is told besides the objects. All of it is an input, so that equal inputs give equal snapshots.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::key::{BackendKey, ObjectKey};
+
+/// Where the objects come from, which decides what they may do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Files on a machine whose owner wrote them: every class is served unless settings say less, endpoints may be
+    /// loopback or come from a Service annotation.
+    #[default]
+    Standalone,
+    /// An API server with many authors: the class chain always holds, and rights are not widened by references.
+    Cluster,
+}
+
+/// The controller name that an IngressClass of ours has in `spec.controller`.
+pub const CONTROLLER_NAME: &str = "sluicegate.dev/ingress-controller";
+
+/// The class annotation's value that is ours where no `--ingress-class` is given.
+pub const DEFAULT_CLASS_NAME: &str = "sluicegate";
+
+/// Inputs of compile besides the objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// See [`Mode`].
+    pub mode: Mode,
+    /// Serve this class only (`--ingress-class`).
+    pub ingress_class: Option<Arc<str>>,
+    /// Accepted `spec.controller` values besides [`CONTROLLER_NAME`].
+    pub controller_names: Vec<Arc<str>>,
+    /// Serve Ingresses that name no class at all (`--watch-without-class`).
+    pub watch_without_class: bool,
+    /// A ConfigMap with settings for everything (`--configmap`).
+    pub config_map: Option<ObjectKey>,
+    /// Secret of the default certificate.
+    pub default_certificate: Option<ObjectKey>,
+    /// Where requests go that nothing else takes.
+    pub default_backend: Option<BackendKey>,
+    /// Defaults of what classes and Ingresses may set.
+    pub defaults: ClassSettings,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            mode: Mode::Standalone,
+            ingress_class: None,
+            controller_names: Vec::new(),
+            watch_without_class: false,
+            config_map: None,
+            default_certificate: None,
+            default_backend: None,
+            defaults: ClassSettings { ssl_redirect: true, reject_encoded_slashes: false },
+        }
+    }
+}
+
+impl Settings {
+    /// Whether every Ingress is ours whatever its class: files without a word about classes.
+    pub fn serves_every_class(&self) -> bool {
+        self.mode == Mode::Standalone && self.ingress_class.is_none() && self.controller_names.is_empty()
+    }
+
+    /// Whether a class with this `spec.controller` is ours.
+    pub fn accepts_controller(&self, controller: &str) -> bool {
+        controller == CONTROLLER_NAME || self.controller_names.iter().any(|name| &**name == controller)
+    }
+}
+
+/// Settings that hold for everything, for a class (through `spec.parameters`), or for one Ingress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassSettings {
+    /// Plain HTTP to a host with TLS is redirected.
+    pub ssl_redirect: bool,
+    /// `%2F` and `%5C` in a path are refused.
+    pub reject_encoded_slashes: bool,
+}
+
+/// A key of a settings ConfigMap that could not be used, in words for a Diagnostic.
+pub struct SettingProblem {
+    /// The key.
+    pub key: Arc<str>,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl ClassSettings {
+    /// These settings, with the keys of a ConfigMap laid over them. A key that is unknown or unreadable changes
+    /// nothing and is reported; the kebab-case names are those of ingress-nginx's ConfigMap.
+    pub fn overlaid(&self, data: &BTreeMap<Arc<str>, Arc<str>>) -> (ClassSettings, Vec<SettingProblem>) {
+        let mut settings = self.clone();
+        let mut problems = Vec::new();
+        for (key, value) in data {
+            let target = match &**key {
+                "sslRedirect" | "ssl-redirect" => &mut settings.ssl_redirect,
+                "rejectEncodedSlashes" => &mut settings.reject_encoded_slashes,
+                _ => {
+                    let message = "unknown setting; known are sslRedirect and rejectEncodedSlashes. It is ignored";
+                    problems.push(SettingProblem { key: key.clone(), message: message.to_owned() });
+                    continue;
+                }
+            };
+            match parse_bool(value) {
+                Some(value) => *target = value,
+                None => problems.push(SettingProblem {
+                    key: key.clone(),
+                    message: "expected \"true\" or \"false\"; the default is used".to_owned(),
+                }),
+            }
+        }
+        (settings, problems)
+    }
+}
+
+/// Go's `strconv.ParseBool`, which ingress-nginx reads its booleans with.
+pub fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
