@@ -1,6 +1,7 @@
 //! `sluicegate run`: how a gateway starts, follows its source, and ends.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
@@ -109,6 +110,8 @@ fn start(mut settings: Settings) -> Result<Running, StartError> {
     let (refresh, applier) = follow(applier, shared.clone())?;
 
     let admin_runtime = spawn_runtime("admin")?;
+    let mut addresses = vec![("admin", admin_listener.local_addr())];
+    addresses.extend(metrics_listener.as_ref().map(|listener| ("metrics", listener.local_addr())));
     for (listener, scope) in [(Some(admin_listener), admin::Scope::Admin), (metrics_listener, admin::Scope::Metrics)] {
         if let Some(listener) = listener {
             admin_runtime.spawn(admin::serve(listener, shared.clone(), scope));
@@ -116,7 +119,7 @@ fn start(mut settings: Settings) -> Result<Running, StartError> {
     }
     let blueprint =
         Blueprint { shared: shared.clone(), acceptor, certificates, draining: draining_seen, open: open.clone() };
-    announce(&shared, &listeners, workers);
+    announce(&shared, &listeners, &addresses);
     for (index, listeners) in listeners.into_iter().enumerate() {
         worker::start(index, blueprint.clone(), listeners).map_err(|error| StartError::new("worker", error))?;
     }
@@ -223,11 +226,15 @@ fn refresh_once(source: &mut Source, applier: &mut Applier, shared: &Shared, app
     }
 }
 
-fn announce(shared: &Shared, listeners: &[Listeners], workers: usize) {
-    for (scheme, address) in listeners.first().map(Listeners::addresses).unwrap_or_default() {
-        tracing::info!(%address, scheme = scheme.as_str(), "listening");
+/// Says where the gateway listens; with port 0 in the settings this is the only place to learn the port.
+fn announce(shared: &Shared, listeners: &[Listeners], others: &[(&'static str, std::io::Result<SocketAddr>)]) {
+    let traffic = listeners.first().map(Listeners::addresses).unwrap_or_default();
+    let traffic = traffic.into_iter().map(|(scheme, address)| (scheme.as_str(), address));
+    let others = others.iter().filter_map(|(purpose, address)| Some((*purpose, *address.as_ref().ok()?)));
+    for (purpose, address) in traffic.chain(others) {
+        tracing::info!(%address, purpose, "listening");
     }
-    tracing::info!(address = %shared.settings.admin, workers, pinned = shared.settings.pin, "admin listening");
+    tracing::info!(workers = listeners.len(), pinned = shared.settings.pin, "serving");
 }
 
 impl Running {

@@ -146,7 +146,8 @@ impl Reader<'_> {
             return None;
         }
         let mut ignored = Vec::new();
-        let mut track = |path: serde_ignored::Path<'_>| ignored.push(path.to_string());
+        // The library shows an `Option` on the way as `?`.
+        let mut track = |path: serde_ignored::Path<'_>| ignored.push(path.to_string().replace(".?", ""));
         let mut place = serde_path_to_error::Track::new();
         let deserializer = serde_path_to_error::Deserializer::new(value, &mut place);
         let object: Result<T, _> = serde_ignored::deserialize(deserializer, &mut track);

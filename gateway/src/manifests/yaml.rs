@@ -27,10 +27,22 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<Option<T>, YamlError> {
     if text.lines().all(|line| matches!(line.trim(), "" | "---" | "...") || line.trim_start().starts_with('#')) {
         return Ok(None);
     }
-    serde_saphyr::from_str(text).map(Some).map_err(|error| YamlError {
+    serde_saphyr::from_str_with_options(text, options()).map(Some).map_err(|error| YamlError {
         line: error.location().map_or(0, |location| location.line()),
         message: first_line(&error.to_string()),
     })
+}
+
+/// YAML 1.2 booleans: `namespace: n` names a namespace. Size is bounded by the file's; nodes, depth and aliases here,
+/// so that a small file cannot unfold into a large one.
+fn options() -> serde_saphyr::Options {
+    let unbounded = serde_saphyr::budget! {
+        max_events: 20_000_000,
+        max_nodes: 10_000_000,
+        max_documents: 1,
+        max_total_scalar_bytes: usize::MAX,
+    };
+    serde_saphyr::options! { strict_booleans: true, budget: unbounded }
 }
 
 /// The library appends a drawing of the place; the first line says what is wrong.

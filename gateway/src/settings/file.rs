@@ -220,7 +220,7 @@ impl Settings {
         // An empty file is a file without keys.
         let value = value.filter(|value| !value.is_null()).unwrap_or_else(|| serde_json::json!({}));
         let mut unknown_keys = Vec::new();
-        let mut track = |path: serde_ignored::Path<'_>| unknown_keys.push(path.to_string());
+        let mut track = |path: serde_ignored::Path<'_>| unknown_keys.push(path.to_string().replace(".?", ""));
         let mut place = serde_path_to_error::Track::new();
         let deserializer = serde_path_to_error::Deserializer::new(&value, &mut place);
         let settings = serde_ignored::deserialize(deserializer, &mut track);

@@ -1,7 +1,7 @@
 //! The one TLS context of all workers, and the choice of certificate inside a handshake.
 //!
-//! One context means one set of ticket keys: a session resumes on whichever worker the connection lands. The session
-//! cache is off (it is a lock between workers); tickets carry the state.
+//! One context means one set of ticket keys: a session resumes on whichever worker the connection lands. Sessions are
+//! not cached (the cache is a lock between workers); tickets carry the state.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ impl Acceptor {
         builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
         builder.set_options(SslOptions::NO_RENEGOTIATION | SslOptions::CIPHER_SERVER_PREFERENCE);
         builder.set_mode(SslMode::RELEASE_BUFFERS);
-        builder.set_session_cache_mode(SslSessionCacheMode::OFF);
+        builder.set_session_cache_mode(SslSessionCacheMode::SERVER | SslSessionCacheMode::NO_INTERNAL);
         builder.set_num_tickets(1)?;
         builder.set_alpn_select_callback(|_, offered| select_next_proto(ALPN, offered).ok_or(AlpnError::ALERT_FATAL));
         Ok(Acceptor { context: builder.build() })

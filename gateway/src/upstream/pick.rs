@@ -80,7 +80,9 @@ mod tests {
     #[test]
     fn with_no_healthy_endpoint_all_are_used() {
         let endpoints = endpoints(2);
-        endpoints.iter().for_each(|endpoint| drop(endpoint.eject(0)));
+        for endpoint in &endpoints {
+            endpoint.eject(0);
+        }
         assert_eq!(spread(&endpoints, &AtomicUsize::new(0), 10), [5, 5]);
     }
 

@@ -1,0 +1,24 @@
+//! Tests of the gateway as one binary: the built `sluicegate` with real sockets, clients and backends.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod backends;
+mod cli;
+mod client;
+mod harness;
+mod lifecycle;
+mod manifests;
+mod observe;
+mod pki;
+mod routing;
+mod state;
+mod tls;
+mod traffic;
+mod upstream;
+mod workers;
+
+#[path = "../../../snapshot/tests/suite/objects.rs"]
+#[allow(dead_code, reason = "shared with the other crate's tests, which use more of it")]
+mod objects;
+#[path = "../../../snapshot/tests/suite/spec.rs"]
+#[allow(dead_code, reason = "shared with the other crate's tests, which use more of it")]
+mod spec;

@@ -1,0 +1,98 @@
+//! The last good snapshot: written, read again, refused when it is off.
+
+use crate::backends::{echo, everything_to, host_to_web, service};
+use crate::client::{self, Tls};
+use crate::harness::{Start, eventually};
+use crate::pki;
+
+fn saved(directory: &std::path::Path) -> String {
+    std::fs::read_to_string(directory.join("snapshot.json")).unwrap()
+}
+
+#[test]
+fn a_gateway_starts_from_it_when_its_source_is_gone() {
+    let state = tempfile::tempdir().unwrap();
+    let backend = echo();
+    let first = Start::with(&everything_to(&[backend])).state(state.path()).ready();
+    first.signal("INT");
+    first.wait_exit();
+    let start = Start::with("").state(state.path());
+    std::fs::remove_dir_all(start.manifests()).unwrap();
+    let second = start.ready();
+    assert_eq!(second.get("a.test", "/").status, 200);
+    second.wait_log("last good snapshot is in force");
+}
+
+#[test]
+fn a_broken_source_at_the_start_costs_only_what_is_new() {
+    let state = tempfile::tempdir().unwrap();
+    let web = service("web", &echo().to_string());
+    let (a, b) = (host_to_web("a", "a.test", "[]"), host_to_web("b", "b.test", "[]"));
+    let first = Start::with(&[web.clone(), a.clone(), b.clone()].join("---\n")).state(state.path()).ready();
+    first.signal("INT");
+    first.wait_exit();
+    let broken = a.replace("pathType: Prefix", "pathType: 7");
+    let c = host_to_web("c", "c.test", "[]");
+    let second = Start::with(&[web.clone(), broken, b.clone(), c.clone()].join("---\n")).state(state.path()).ready();
+    for host in ["a.test", "b.test", "c.test"] {
+        assert_eq!(second.get(host, "/").status, 200, "{host}");
+    }
+    second.apply(&[web, b, c].join("---\n"));
+    assert_eq!(second.get("a.test", "/").status, 404, "a clean source has the last word");
+}
+
+#[test]
+fn without_source_and_state_the_gateway_is_not_ready() {
+    let start = Start::with("");
+    std::fs::remove_dir_all(start.manifests()).unwrap();
+    let gateway = start.listening();
+    gateway.wait_log("cannot be read");
+    let page = gateway.admin_page("/readyz");
+    assert_eq!((page.status, page.text().contains("no table")), (503, true));
+}
+
+#[test]
+fn private_keys_are_not_in_it_and_their_hosts_refuse_handshakes_until_they_are_back() {
+    let state = tempfile::tempdir().unwrap();
+    let pair = pki::ecdsa(&["a.test"]);
+    let manifests = [pair.secret("t"), service("web", &echo().to_string()), host_to_web("a", "a.test", "[{hosts: [a.test], secretName: t}]"), host_to_web("b", "b.test", "[]")];
+    let first = Start::with(&manifests.join("---\n")).state(state.path()).ready();
+    first.signal("INT");
+    first.wait_exit();
+    let text = saved(state.path());
+    assert!(text.contains("a.test") && !text.contains("PRIVATE KEY"));
+    let der = openssl::pkey::PKey::private_key_from_pem(pair.key.as_bytes()).unwrap().private_key_to_pkcs8().unwrap();
+    assert!(!text.contains(&openssl::base64::encode_block(&der)[20..60]));
+
+    let start = Start::with("").state(state.path());
+    let directory = start.manifests();
+    std::fs::remove_dir_all(&directory).unwrap();
+    let second = start.listening();
+    second.wait_log("last good snapshot is in force");
+    let refused = Tls::new().try_connect(second.https, Some("a.test")).err().unwrap();
+    assert!(refused.contains("alert"), "{refused}");
+    assert_eq!(Tls::new().connect(second.https, Some("b.test")).certificate_names(), ["sluicegate.invalid"]);
+    assert_eq!(second.admin_page("/readyz").status, 503);
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("main.yaml"), manifests.join("---\n")).unwrap();
+    second.signal("HUP");
+    second.wait_ready();
+    assert_eq!(client::get_tls(second.https, "a.test", "/").status, 200);
+}
+
+#[test]
+fn a_file_that_is_truncated_or_of_another_version_is_refused_and_replaced() {
+    for (what, damage) in [("truncated", (|text| text[..text.len() / 2].to_owned()) as fn(&str) -> String), ("format", |text| text.replacen(" 1 ", " 9 ", 1))] {
+        let state = tempfile::tempdir().unwrap();
+        let manifests = everything_to(&[echo()]);
+        let first = Start::with(&manifests).state(state.path()).ready();
+        first.signal("INT");
+        first.wait_exit();
+        let good = saved(state.path());
+        std::fs::write(state.path().join("snapshot.json"), damage(&good)).unwrap();
+        let second = Start::with(&manifests).state(state.path()).ready();
+        assert!(second.wait_log("state file is not used").contains(what));
+        assert_eq!(second.get("a.test", "/").status, 200);
+        eventually("a good file", || (saved(state.path()) == good).then_some(()));
+    }
+}

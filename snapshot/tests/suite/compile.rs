@@ -1,0 +1,229 @@
+//! What compile says about single things: certificates, references, classes, isolation of bad objects.
+
+use std::collections::BTreeMap;
+use std::sync::{LazyLock, Mutex};
+
+use openssl::asn1::Asn1Time;
+use openssl::ec::{EcGroup, EcKey};
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, Private};
+use openssl::rsa::Rsa;
+use openssl::x509::extension::SubjectAlternativeName;
+use openssl::x509::{X509, X509NameBuilder};
+use sluicegate_snapshot::model::{KeyType, Resource};
+use sluicegate_snapshot::replica::Replica;
+use sluicegate_snapshot::{Edit, Kind, ObjectKey, ObjectRef, Settings, World};
+
+use crate::objects::{objects, world};
+
+/// A certificate for `names` by a key: PEM of both.
+fn pem_with(names: &[&str], key: &PKey<Private>, days: u32) -> (String, String) {
+    let mut name = X509NameBuilder::new().unwrap();
+    name.append_entry_by_text("CN", "test").unwrap();
+    let name = name.build();
+    let mut builder = X509::builder().unwrap();
+    builder.set_version(2).unwrap();
+    builder.set_subject_name(&name).unwrap();
+    builder.set_issuer_name(&name).unwrap();
+    builder.set_pubkey(key).unwrap();
+    builder.set_not_before(&Asn1Time::from_unix(1_700_000_000).unwrap()).unwrap();
+    builder.set_not_after(&Asn1Time::from_unix(1_700_000_000 + i64::from(days) * 86_400).unwrap()).unwrap();
+    let mut san = SubjectAlternativeName::new();
+    for name in names {
+        san.dns(name);
+    }
+    let san = san.build(&builder.x509v3_context(None, None)).unwrap();
+    builder.append_extension(san).unwrap();
+    builder.sign(key, MessageDigest::sha256()).unwrap();
+    let certificate = String::from_utf8(builder.build().to_pem().unwrap()).unwrap();
+    (certificate, String::from_utf8(key.private_key_to_pem_pkcs8().unwrap()).unwrap())
+}
+
+fn ec_key() -> PKey<Private> {
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+    PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
+}
+
+static CERTIFICATES: LazyLock<Mutex<BTreeMap<Vec<String>, (String, String)>>> = LazyLock::new(Mutex::default);
+
+/// A certificate (ECDSA) for `names`, made once.
+pub fn certificate_pem(names: &[&str]) -> (String, String) {
+    let key = names.iter().map(|name| (*name).to_owned()).collect();
+    CERTIFICATES.lock().unwrap().entry(key).or_insert_with(|| pem_with(names, &ec_key(), 3650)).clone()
+}
+
+fn secret(name: &str, (certificate, key): &(String, String)) -> String {
+    let indent = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: n}}\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}",
+        indent(certificate),
+        indent(key)
+    )
+}
+
+fn tls_ingress(name: &str, tls: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: {name}, namespace: n}}\nspec:\n  tls: {tls}\n  rules: [{{host: a.test, http: {{paths: [{{path: /, pathType: Prefix, backend: {{service: {{name: s, port: {{number: 80}}}}}}}}]}}}}]\n"
+    )
+}
+
+fn service() -> &'static str {
+    "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: n, annotations: {sluicegate.dev/endpoints: '10.0.0.1:80'}}\nspec: {ports: [{port: 80}]}\n"
+}
+
+fn reasons(world: &World) -> Vec<String> {
+    world.diagnostics().iter().map(|diagnostic| format!("{} {}", diagnostic.object, diagnostic.reason)).collect()
+}
+
+fn joined(parts: &[&str]) -> String {
+    parts.join("---\n")
+}
+
+fn certificates_of(world: &World, host: &str) -> Vec<String> {
+    let host = host.parse().unwrap();
+    world.snapshot().tls_hosts.get(&host).map(|host| host.certificates.iter().map(ToString::to_string).collect()).unwrap_or_default()
+}
+
+#[test]
+fn certificate_facts_are_names_times_and_kind() {
+    let pair = certificate_pem(&["a.test", "*.A.test"]);
+    let facts = sluicegate_snapshot::facts::read_certificate(pair.0.as_bytes(), pair.1.as_bytes()).unwrap();
+    assert_eq!(facts.names.iter().map(|name| &**name).collect::<Vec<_>>(), ["*.a.test", "a.test"]);
+    assert_eq!((facts.not_before, facts.not_after), (1_700_000_000, 1_700_000_000 + 3650 * 86_400));
+    assert_eq!(facts.key_type, KeyType::Ecdsa);
+    assert!(facts.covers("a.test") && facts.covers("x.a.test") && !facts.covers("x.y.a.test") && !facts.covers("b.test"));
+}
+
+#[test]
+fn a_key_that_does_not_fit_is_noticed() {
+    let (one, other) = (certificate_pem(&["a.test"]), certificate_pem(&["b.test"]));
+    let world = world(Settings::default(), &joined(&[&secret("t", &(one.0, other.1)), &tls_ingress("i", "[{hosts: [a.test], secretName: t}]"), service()]));
+    assert_eq!(reasons(&world), ["Ingress n/i CertificateKeyMismatch"]);
+    let key = ObjectKey::new("n", "t");
+    assert!(matches!(world.snapshot().certificates[&key], Resource::Invalid(_)));
+}
+
+#[test]
+fn every_certificate_problem_has_its_reason() {
+    let good = certificate_pem(&["a.test"]);
+    for (content, reason) in [
+        ("stringData: {tls.crt: x, tls.key: y}", "CertificateInvalid"),
+        ("stringData: {tls.key: y}", "SecretIncomplete"),
+        ("stringData: {tls.crt: x}", "SecretIncomplete"),
+        ("data: {}", "SecretIncomplete"),
+    ] {
+        let secret = format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: t, namespace: n}}\n{content}\n");
+        let world = world(Settings::default(), &joined(&[&secret, &tls_ingress("i", "[{hosts: [a.test], secretName: t}]"), service()]));
+        assert_eq!(reasons(&world), [format!("Ingress n/i {reason}")], "{content}");
+    }
+    let world_of = |tls: &str| world(Settings::default(), &joined(&[&secret("t", &good), &tls_ingress("i", tls), service()]));
+    assert_eq!(reasons(&world_of("[{hosts: [a.test], secretName: gone}]")), ["Ingress n/i SecretNotFound"]);
+    assert_eq!(reasons(&world_of("[{hosts: [b.test], secretName: t}]")), ["Ingress n/i CertificateHostMismatch"]);
+    assert!(reasons(&world_of("[{hosts: [a.test], secretName: t}]")).is_empty());
+    assert!(reasons(&world_of("[{hosts: [a.test]}]")).is_empty(), "no secretName asks for the default certificate");
+}
+
+#[test]
+fn rsa_and_ecdsa_serve_the_same_name() {
+    let rsa = pem_with(&["a.test"], &PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap(), 10);
+    let ecdsa = certificate_pem(&["a.test"]);
+    let tls = "[{hosts: [a.test], secretName: r}, {hosts: [a.test], secretName: e}, {hosts: [a.test], secretName: e2}]";
+    let world = world(Settings::default(), &joined(&[&secret("r", &rsa), &secret("e", &ecdsa), &secret("e2", &ecdsa), &tls_ingress("i", tls), service()]));
+    assert_eq!(certificates_of(&world, "a.test"), ["n/r", "n/e"], "one of each type, the first of its type");
+}
+
+#[test]
+fn without_hosts_the_certificates_own_names_count() {
+    let good = certificate_pem(&["a.test", "*.w.test"]);
+    let world = world(Settings::default(), &joined(&[&secret("t", &good), &tls_ingress("i", "[{secretName: t}]"), service()]));
+    assert_eq!(certificates_of(&world, "a.test"), ["n/t"]);
+    assert_eq!(certificates_of(&world, "*.w.test"), ["n/t"]);
+}
+
+#[test]
+fn the_oldest_ingress_decides_about_a_server_name() {
+    let good = certificate_pem(&["a.test"]);
+    let aged = |name: &str, secret: &str, time: &str| {
+        tls_ingress(name, &format!("[{{hosts: [a.test], secretName: {secret}}}]"))
+            .replace(&format!("{{name: {name}"), &format!("{{creationTimestamp: '{time}', name: {name}"))
+    };
+    let world = world(
+        Settings::default(),
+        &joined(&[&secret("t1", &good), &secret("t2", &good), &aged("young", "t1", "2024-02-01T00:00:00Z"), &aged("old", "t2", "2024-01-01T00:00:00Z"), service()]),
+    );
+    assert_eq!(certificates_of(&world, "a.test"), ["n/t2"]);
+}
+
+#[test]
+fn what_turns_bad_keeps_its_last_good_form_and_what_is_deleted_goes() {
+    let good = certificate_pem(&["a.test"]);
+    let mut world = world(Settings::default(), &joined(&[&secret("t", &good), &tls_ingress("i", "[{hosts: [a.test], secretName: t}]"), service()]));
+    let mut replica = Replica::default();
+    replica.apply(&sluicegate_snapshot::Delta::full(world.snapshot()));
+    let key = ObjectKey::new("n", "t");
+
+    let bad = objects(&secret("t", &("x".into(), "y".into())));
+    let change = replica.apply(&world.apply(bad.into_iter().map(Edit::Put)).delta);
+    assert!(change.certificates[&key].is_some(), "the good certificate stays in force");
+    assert_eq!(replica.held_back(), 1);
+    let restored: Replica = serde_json::from_str(&serde_json::to_string(&replica).unwrap()).unwrap();
+    assert_eq!(restored.held_back(), 1, "also across a restart");
+
+    let change = replica.apply(&world.apply([Edit::Remove(Kind::Secret, key.clone())]).delta);
+    assert!(change.certificates[&key].is_none(), "a deleted one does not");
+    assert_eq!(replica.held_back(), 0);
+}
+
+#[test]
+fn an_unreadable_endpoints_annotation_keeps_the_last_good_endpoints() {
+    let mut world = world(Settings::default(), &joined(&[&tls_ingress("i", "[]"), service()]));
+    let mut replica = Replica::default();
+    replica.apply(&sluicegate_snapshot::Delta::full(world.snapshot()));
+    let bad = objects(&service().replace("10.0.0.1:80", "nowhere"));
+    let change = replica.apply(&world.apply(bad.into_iter().map(Edit::Put)).delta);
+    let backend = change.backends.values().next().unwrap().clone().unwrap().unwrap();
+    assert_eq!(backend.endpoints, ["10.0.0.1:80".parse().unwrap()]);
+    assert!(reasons(&world).contains(&"Service n/s AnnotationInvalid".to_owned()));
+}
+
+#[test]
+fn an_edit_touches_only_what_depends_on_it() {
+    let mut yaml = String::from(service());
+    for index in 0..50 {
+        yaml.push_str("---\n");
+        yaml.push_str(&tls_ingress(&format!("i{index}"), "[]").replace("a.test", &format!("h{index}.test")));
+    }
+    let mut world = world(Settings::default(), &yaml);
+    let edit = objects(&tls_ingress("i7", "[]").replace("a.test", "other.test"));
+    let delta = world.apply(edit.into_iter().map(Edit::Put)).delta;
+    let hosts: Vec<String> = delta.hosts.keys().map(ToString::to_string).collect();
+    assert_eq!(hosts, ["h7.test", "other.test"]);
+    assert!(delta.backends.is_empty() && delta.globals.is_none());
+    let delta = world.apply(objects(&service().replace("10.0.0.1", "10.0.0.2")).into_iter().map(Edit::Put)).delta;
+    assert!(delta.hosts.is_empty());
+    assert_eq!(delta.backends.len(), 1);
+    let unchanged = objects(&service().replace("10.0.0.1", "10.0.0.2"));
+    assert!(world.apply(unchanged.into_iter().map(Edit::Put)).delta.is_empty());
+}
+
+#[test]
+fn a_private_key_appears_in_no_output() {
+    let good = certificate_pem(&["a.test"]);
+    let world = world(Settings::default(), &joined(&[&secret("t", &good), &tls_ingress("i", "[{hosts: [a.test], secretName: t}]"), service()]));
+    let key = PKey::private_key_from_pem(good.1.as_bytes()).unwrap().private_key_to_pkcs8().unwrap();
+    let text = format!("{:?} {}", world, serde_json::to_string(world.snapshot()).unwrap());
+    assert!(!text.contains("PRIVATE KEY"));
+    let needle = openssl::base64::encode_block(&key);
+    assert!(!text.contains(&needle[40..80]));
+}
+
+#[test]
+fn diagnostics_of_one_object_are_found_by_it() {
+    let world = world(Settings::default(), &tls_ingress("i", "[]"));
+    let ingress = ObjectRef::new(Kind::Ingress, &ObjectKey::new("n", "i"));
+    let found = world.diagnostics_of(&ingress);
+    assert_eq!(found.len(), 1);
+    assert_eq!(&*found[0].field, "spec.rules[0].http.paths[0].backend");
+    assert!(found[0].message.contains("Service n/s does not exist"));
+}

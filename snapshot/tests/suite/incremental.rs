@@ -1,0 +1,262 @@
+//! Properties of compile and apply: incremental equals full, order does not matter, the table reads the rules as a
+//! linear reading does, nothing panics.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use sluicegate_snapshot::replica::Replica;
+use sluicegate_snapshot::table::{RouteTable, Unbound};
+use sluicegate_snapshot::{Delta, Edit, Kind, Mode, ObjectKey, Settings, World};
+
+use crate::{naive, objects};
+
+/// Names are few, so that objects meet.
+fn pick(names: &'static [&'static str]) -> impl Strategy<Value = String> {
+    proptest::sample::select(names).prop_map(str::to_owned)
+}
+
+const HOSTS: &[&str] = &["", "a.test", "b.a.test", "*.a.test", "*.test", "A.test.", "*", "bad host", "10.0.0.1"];
+const PATHS: &[&str] = &["/", "/x", "/x/", "/x/y", "/x/y/", "/X", "/x%2fy", "/%78", "x", "", "/a/../x", "/x//y", "/%"];
+const TYPES: &[&str] = &["Exact", "Prefix", "ImplementationSpecific", "Regex", ""];
+const SERVICES: &[&str] = &["web", "api", "gone"];
+
+fn backend() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        8 => (pick(SERVICES), prop_oneof![Just(json!({"number": 80})), Just(json!({"name": "http"})), Just(json!({"number": 81})), Just(json!({}))])
+            .prop_map(|(name, port)| json!({"service": {"name": name, "port": port}})),
+        2 => pick(&["files", "secret-files", "none"]).prop_map(|name| json!({"resource": {"kind": "ConfigMap", "name": name}})),
+        1 => Just(json!({"resource": {"kind": "Bucket", "apiGroup": "x.y", "name": "b"}})),
+        1 => Just(json!({})),
+        1 => Just(json!({"service": {"name": "web", "port": {"number": 80}}, "resource": {"kind": "ConfigMap", "name": "files"}})),
+    ]
+}
+
+fn rule() -> impl Strategy<Value = Value> {
+    let path = (prop::option::of(pick(PATHS)), pick(TYPES), backend())
+        .prop_map(|(path, path_type, backend)| json!({"path": path, "pathType": path_type, "backend": backend}));
+    (pick(HOSTS), prop::collection::vec(path, 0..4)).prop_map(|(host, paths)| match (host.as_str(), paths.is_empty()) {
+        ("", true) => json!({}),
+        ("", false) => json!({"http": {"paths": paths}}),
+        (_, true) => json!({"host": host}),
+        (_, false) => json!({"host": host, "http": {"paths": paths}}),
+    })
+}
+
+fn tls() -> impl Strategy<Value = Value> {
+    (prop::collection::vec(pick(HOSTS), 0..3), prop::option::of(pick(&["good", "bad", "none", ""])))
+        .prop_map(|(hosts, secret)| json!({"hosts": hosts, "secretName": secret}))
+}
+
+fn ingress() -> impl Strategy<Value = Value> {
+    let meta = (pick(&["one", "two", "three", "four"]), pick(&["n1", "n2"]), prop::option::of(0..3u8));
+    let class = (prop::option::of(pick(&["ours", "theirs", "absent"])), prop::option::of(pick(&["sluicegate", "nginx", ""])));
+    let redirect = prop::option::of(pick(&["true", "false", "maybe"]));
+    (meta, class, redirect, prop::option::of(backend()), prop::collection::vec(rule(), 0..4), prop::collection::vec(tls(), 0..3))
+        .prop_map(|((name, namespace, age), (class, class_annotation), redirect, default, rules, tls)| {
+            let mut annotations = serde_json::Map::new();
+            if let Some(value) = class_annotation {
+                annotations.insert("kubernetes.io/ingress.class".into(), value.into());
+            }
+            if let Some(value) = redirect {
+                annotations.insert("nginx.ingress.kubernetes.io/ssl-redirect".into(), value.into());
+            }
+            let created = age.map(|age| format!("2024-01-01T00:00:0{age}Z"));
+            json!({
+                "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+                "metadata": {"name": name, "namespace": namespace, "creationTimestamp": created, "annotations": annotations},
+                "spec": {"ingressClassName": class, "defaultBackend": default, "rules": rules, "tls": tls},
+            })
+        })
+}
+
+fn service() -> impl Strategy<Value = Value> {
+    let annotation = prop::option::of(pick(&["10.0.0.9:80", "http=10.0.0.9:80,[fd00::1]:81", "nowhere", "db.test:80"]));
+    let health = prop::option::of(pick(&["tcp", "http path=/live", "icmp"]));
+    let kind = prop_oneof![4 => Just(None), 1 => Just(Some("app.test")), 1 => Just(Some("-"))];
+    (pick(SERVICES), pick(&["n1", "n2"]), annotation, health, kind).prop_map(|(name, namespace, endpoints, health, external)| {
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name, "namespace": namespace,
+                "annotations": without_nulls([("sluicegate.dev/endpoints", endpoints), ("sluicegate.dev/health-check", health)])},
+            "spec": {"type": external.map(|_| "ExternalName"), "externalName": external, "ports": [{"name": "http", "port": 80}]},
+        })
+    })
+}
+
+fn without_nulls(pairs: [(&str, Option<String>); 2]) -> Value {
+    pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), Value::from(value?)))).collect::<serde_json::Map<_, _>>().into()
+}
+
+fn slice() -> impl Strategy<Value = Value> {
+    let endpoint = (1..4u8, prop::option::of(any::<bool>()), any::<bool>()).prop_map(|(last, ready, terminating)| {
+        json!({"addresses": [format!("10.0.0.{last}")], "conditions": {"ready": ready, "serving": true, "terminating": terminating}})
+    });
+    (pick(&["s1", "s2", "s3"]), pick(&["n1", "n2"]), pick(SERVICES), pick(&["IPv4", "IPv6", "FQDN"]), prop::collection::vec(endpoint, 0..3), pick(&["http", ""]))
+        .prop_map(|(name, namespace, service, kind, endpoints, port)| {
+            json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": kind,
+                "metadata": {"name": name, "namespace": namespace, "labels": {"kubernetes.io/service-name": service}},
+                "ports": [{"name": port, "port": 8080}], "endpoints": endpoints,
+            })
+        })
+}
+
+fn class() -> impl Strategy<Value = Value> {
+    let parameters = prop::option::of(pick(&["Namespace", "Cluster"]));
+    (pick(&["ours", "theirs"]), any::<bool>(), any::<bool>(), parameters).prop_map(|(name, ours, default, scope)| {
+        let parameters = scope.map(|scope| json!({"kind": "ConfigMap", "name": "files", "namespace": "n1", "scope": scope}));
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
+            "metadata": {"name": name, "annotations": {"ingressclass.kubernetes.io/is-default-class": default.to_string()}},
+            "spec": {"controller": if ours { "sluicegate.dev/ingress-controller" } else { "x.y/z" }, "parameters": parameters},
+        })
+    })
+}
+
+fn config_map() -> impl Strategy<Value = Value> {
+    (pick(&["files", "secret-files"]), pick(&["n1", "n2"]), any::<bool>(), pick(&["true", "false", "perhaps"])).prop_map(
+        |(name, namespace, published, redirect)| {
+            json!({
+                "apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": {"name": name, "namespace": namespace, "labels": {"sluicegate.dev/publish": published.to_string()}},
+                "data": {"index.html": "<p>", "sslRedirect": redirect},
+            })
+        },
+    )
+}
+
+fn secret() -> impl Strategy<Value = Value> {
+    (pick(&["good", "bad"]), pick(&["n1", "n2"]), 0..3u8).prop_map(|(name, namespace, content)| {
+        let (certificate, key) = crate::compile::certificate_pem(&["a.test", "*.a.test"]);
+        let data = match content {
+            0 => json!({"tls.crt": certificate, "tls.key": key}),
+            1 => json!({"tls.crt": certificate, "tls.key": "nonsense"}),
+            _ => json!({"tls.crt": certificate}),
+        };
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace}, "stringData": data})
+    })
+}
+
+fn anything() -> impl Strategy<Value = Value> {
+    prop_oneof![6 => ingress(), 3 => service(), 3 => slice(), 1 => class(), 1 => config_map(), 1 => secret()]
+}
+
+/// Puts, and for some of them a later removal.
+fn edits() -> impl Strategy<Value = Vec<Edit>> {
+    prop::collection::vec((anything(), 0..5u8), 1..25).prop_map(|steps| {
+        steps
+            .into_iter()
+            .map(|(value, action)| {
+                let object = objects::object(value);
+                let (facts, _) = object.facts();
+                if action == 0 { Edit::Remove(facts.kind(), facts.key().clone()) } else { Edit::Put(object) }
+            })
+            .collect()
+    })
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    (any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of(Just(Arc::from("ours")))).prop_map(|(cluster, configured, classless, class)| Settings {
+        mode: if cluster { Mode::Cluster } else { Mode::Standalone },
+        ingress_class: class,
+        watch_without_class: classless,
+        config_map: configured.then(|| ObjectKey::new("n1", "files")),
+        default_certificate: configured.then(|| ObjectKey::new("n1", "good")),
+        default_backend: configured.then(|| "n1/web:80".parse().unwrap()),
+        ..Settings::default()
+    })
+}
+
+/// What remains of an edit script: the last edit of each object, in any order.
+fn remaining(script: &[Edit]) -> Vec<Edit> {
+    let mut last: std::collections::BTreeMap<(Kind, ObjectKey), Edit> = std::collections::BTreeMap::new();
+    for edit in script {
+        let identity = match edit {
+            Edit::Put(object) => {
+                let (facts, _) = object.facts();
+                (facts.kind(), facts.key().clone())
+            }
+            Edit::Remove(kind, key) => (*kind, key.clone()),
+        };
+        last.insert(identity, edit.clone());
+    }
+    last.into_values().filter(|edit| matches!(edit, Edit::Put(_))).rev().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+
+    /// After every step the incremental world equals one that is compiled from nothing, in another order; the deltas add
+    /// up to the snapshot; the table equals one built at once.
+    #[test]
+    fn incremental_equals_full(settings in settings(), script in edits()) {
+        let mut world = World::new(settings.clone());
+        let mut replica = Replica::default();
+        let mut table = RouteTable::<Unbound>::default();
+        // What the settings alone make is published like everything else.
+        let start = replica.apply(&Delta::full(world.snapshot()));
+        table = table.apply(&start, &mut Unbound);
+        for step in 0..script.len() {
+            let outcome = world.apply([script[step].clone()]);
+            let change = replica.apply(&outcome.delta);
+            table = table.apply(&change, &mut Unbound);
+        }
+        let mut full = World::new(settings);
+        full.apply(remaining(&script));
+        prop_assert_eq!(content(&world), content(&full));
+        prop_assert_eq!(world.diagnostics(), full.diagnostics());
+        prop_assert_eq!(world.snapshot(), replica.snapshot());
+        prop_assert_eq!(world.snapshot().version.digest, full.snapshot().version.digest);
+        for ingress in full.served() {
+            prop_assert_eq!(world.status(ingress, &[]), full.status(ingress, &[]));
+        }
+        let mut whole = Replica::default();
+        let built = RouteTable::<Unbound>::default().apply(&whole.apply(&Delta::full(full.snapshot())), &mut Unbound);
+        for (host, path) in requests() {
+            prop_assert_eq!(table.route(host, path), built.route(host, path), "{}{}", host, path);
+        }
+    }
+
+    /// A lookup in the table finds what a linear reading of the rules finds.
+    #[test]
+    fn table_lookup_is_a_linear_reading(script in edits(), host in "[a-c]{0,1}\\.?[a-b]?\\.?(a\\.)?test", path in "(/[xyX.]{0,2}){1,3}/?") {
+        let mut world = World::new(Settings::default());
+        world.apply(script);
+        let change = Replica::default().apply(&Delta::full(world.snapshot()));
+        let table = RouteTable::<Unbound>::default().apply(&change, &mut Unbound);
+        prop_assert_eq!(table.route(&host, &path), naive::route(world.snapshot(), &host, &path));
+        for (host, path) in requests() {
+            prop_assert_eq!(table.route(host, path), naive::route(world.snapshot(), host, path), "{}{}", host, path);
+        }
+    }
+
+    /// A snapshot survives JSON, but for private keys, which never enter it.
+    #[test]
+    fn snapshots_survive_serialisation(script in edits()) {
+        let mut world = World::new(Settings::default());
+        world.apply(script);
+        let text = serde_json::to_string(world.snapshot()).unwrap();
+        prop_assert!(!text.contains("PRIVATE"));
+        let read: sluicegate_snapshot::Snapshot = serde_json::from_str(&text).unwrap();
+        prop_assert_eq!(serde_json::to_string(&read).unwrap(), text);
+    }
+}
+
+/// More with `PROPTEST_CASES`.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(200)
+}
+
+/// The snapshot without the version, whose resource versions depend on history.
+fn content(world: &World) -> String {
+    let mut snapshot = world.snapshot().clone();
+    snapshot.version.resource_versions.clear();
+    serde_json::to_string(&snapshot).unwrap()
+}
+
+fn requests() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let hosts = ["", "a.test", "b.a.test", "c.a.test", "x.b.a.test", "test", "other", "[::1]"];
+    let paths = ["/", "/x", "/x/", "/x/y", "/x/y/z", "/X", "/xy", "/x//y", "/x%2Fy", "/.well-known/acme-challenge/t"];
+    hosts.into_iter().flat_map(move |host| paths.into_iter().map(move |path| (host, path)))
+}

@@ -1,0 +1,11 @@
+//! Tests of the pure core as one binary: building and linking one is what tests cost most.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod allocations;
+mod compile;
+mod incremental;
+mod naive;
+mod objects;
+mod routing;
+mod spec;
+mod status;
