@@ -1,0 +1,88 @@
+//! Recorded cases of a real ingress-nginx (controller v1.15.1), replayed: same status, certificate, Location, and the same
+//! requests at the same backends? Every difference that stays stands in `tests/fidelity/differences.yaml`, with its
+//! reason; one that is not there fails, and so does one that is there and no longer seen.
+
+mod case;
+mod echoes;
+mod replay;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::backends::dns_server;
+use crate::fidelity::case::Case;
+use crate::fidelity::echoes::Echoes;
+use crate::fidelity::replay::Replay;
+use crate::harness::Start;
+
+/// A difference that stays.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Difference {
+    /// Cases, by file name without its ending.
+    cases: Vec<String>,
+    /// Requests of them.
+    requests: Vec<String>,
+    /// Why it stays.
+    reason: String,
+}
+
+fn directory() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fidelity")
+}
+
+/// What stays different: `case/request`.
+fn accepted() -> BTreeSet<String> {
+    let text = std::fs::read_to_string(directory().join("differences.yaml")).unwrap();
+    let differences: Vec<Difference> = serde_saphyr::from_str(&text).unwrap();
+    assert!(differences.iter().all(|difference| difference.reason.len() > 20), "a reason is a sentence");
+    let pairs = |difference: &Difference| {
+        let requests = difference.requests.clone();
+        difference
+            .cases
+            .clone()
+            .into_iter()
+            .flat_map(move |case| requests.clone().into_iter().map(move |request| format!("{case}/{request}")))
+    };
+    differences.iter().flat_map(pairs).collect()
+}
+
+#[test]
+fn recorded_answers_of_ingress_nginx() {
+    let echoes = Echoes::start();
+    let dns = dns_server(|name| {
+        let number = name.strip_prefix("echo")?.strip_suffix(".dns.test")?.parse().ok()?;
+        Some([127, 0, 1, number])
+    });
+    let gateway = Start::with("")
+        .set("controllerNames", json!(["k8s.io/ingress-nginx"]))
+        .set("dns", json!(dns))
+        .set("accessLog", json!({"enabled": false}))
+        .set("log", json!({"format": "json", "level": "info"}))
+        .ready();
+    let (mut found, mut compared) = (BTreeMap::new(), 0);
+    for (index, case) in Case::all(&directory()).into_iter().filter(Case::is_plain).enumerate() {
+        let replay = Replay { gateway: &gateway, echoes: &echoes, case: &case };
+        replay.apply(index);
+        for request in &case.requests {
+            compared += 1;
+            let (expected, got) = (replay.expected(request), replay.send(request));
+            if expected != got {
+                found.insert(
+                    format!("{}/{}", case.name, request.name),
+                    format!("{}: expected {expected:?}, got {got:?}", case.title),
+                );
+            }
+        }
+    }
+    assert!(compared >= 200, "{compared} requests were compared");
+    let accepted = accepted();
+    let new: Vec<_> = found.iter().filter(|(request, _)| !accepted.contains(*request)).collect();
+    assert!(new.is_empty(), "differences without a reason: {new:#?}");
+    let gone: Vec<_> = accepted.iter().filter(|request| !found.contains_key(*request)).collect();
+    assert!(gone.is_empty(), "listed as different, but equal: {gone:?}");
+    println!("{} of {compared} requests equal", compared - found.len());
+}
