@@ -1,0 +1,59 @@
+# Two commands matter: `make run` (the quickstart) and `make test` (every check). Both set up what they need.
+# Each step says what it does and how long it took (.ci/step).
+
+SHELL := /bin/bash
+STEP  := .ci/step
+CARGO := cargo
+ifdef CI
+# A warning that nobody sees is a warning that stays.
+DENY_WARNINGS := -D warnings
+endif
+
+.PHONY: help run test setup setup-run build format lint dependencies unit doc bench deny clean
+
+help: ## These lines.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+run: setup-run ## Build, and serve the quickstart of conf/quickstart on 8080, 8443 and 10254.
+	@$(STEP) "Build the gateway" $(CARGO) build --locked --package sluicegate
+	@exec conf/quickstart/start
+
+test: setup ## Set up and run every check: what CI runs.
+	@$(MAKE) --no-print-directory format lint dependencies unit doc
+	@echo "==> All checks passed"
+
+setup: ## Install what the checks need.
+	@$(STEP) "Set up" .ci/setup test
+
+setup-run:
+	@$(STEP) "Set up" .ci/setup run
+
+build: ## Build everything.
+	@$(STEP) "Build" $(CARGO) build --locked --workspace --all-targets
+
+format:
+	@$(STEP) "Format" $(CARGO) fmt --all --check
+
+lint:
+	@$(STEP) "Lints (the first time also compiles the dependencies)" $(CARGO) clippy --locked --workspace --all-targets --quiet -- $(DENY_WARNINGS)
+
+dependencies:
+	@$(STEP) "Dependencies: one TLS stack, one HTTP stack" .ci/dependencies
+
+unit:
+	@$(STEP) "Tests: unit, property, integration" $(CARGO) test --locked --workspace
+
+doc:
+	@$(STEP) "Documentation" env RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
+
+bench: ## Measure lookups, compile, memory and load (docs/benchmarks.md); about ten minutes.
+	@$(STEP) "Set up" .ci/setup bench
+	@$(STEP) "Micro benches" $(CARGO) bench --locked --package sluicegate-benches
+	@$(STEP) "Load beside nginx" benches/load/run
+
+deny: ## Licences, advisories, sources and bans of all dependencies, with cargo-deny.
+	@command -v cargo-deny >/dev/null || $(STEP) "Install cargo-deny" $(CARGO) install --locked cargo-deny
+	@$(STEP) "cargo-deny" $(CARGO) deny check
+
+clean: ## Remove what was built.
+	$(CARGO) clean
