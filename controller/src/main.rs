@@ -1,0 +1,7 @@
+//! `sluicegate-controller`: see `sluicegate-controller --help`.
+
+use clap::Parser;
+
+fn main() {
+    sluicegate_controller::Cli::parse();
+}
