@@ -14,3 +14,8 @@ pub fn now_ms() -> u64 {
 pub fn unix_seconds() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs() as i64)
 }
+
+/// Seconds since 1970 with milliseconds, as the access log writes them.
+pub fn unix_millis() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |elapsed| (elapsed.as_secs_f64() * 1e3).round() / 1e3)
+}

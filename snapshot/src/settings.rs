@@ -25,6 +25,12 @@ pub const CONTROLLER_NAME: &str = "sluicegate.dev/ingress-controller";
 /// The class annotation's value that is ours where no `--ingress-class` is given.
 pub const DEFAULT_CLASS_NAME: &str = "sluicegate";
 
+/// The controller name of ingress-nginx, whose classes can be taken over (`controllerNames`).
+pub const INGRESS_NGINX_CONTROLLER: &str = "k8s.io/ingress-nginx";
+
+/// The class annotation's value that ingress-nginx takes as its own (its `--ingress-class`).
+pub const INGRESS_NGINX_CLASS_NAME: &str = "nginx";
+
 /// Inputs of compile besides the objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -65,6 +71,19 @@ impl Settings {
     /// Whether every Ingress is ours whatever its class: files without a word about classes.
     pub fn serves_every_class(&self) -> bool {
         self.mode == Mode::Standalone && self.ingress_class.is_none() && self.controller_names.is_empty()
+    }
+
+    /// Whether the class annotation means us by this value. It names no IngressClass object, it is a constant that the
+    /// controller is configured with: `--ingress-class`, else our own name, and that of ingress-nginx where its classes are
+    /// taken over.
+    pub fn accepts_annotation(&self, value: &str) -> bool {
+        match &self.ingress_class {
+            Some(only) => **only == *value,
+            None => {
+                value == DEFAULT_CLASS_NAME
+                    || (value == INGRESS_NGINX_CLASS_NAME && self.accepts_controller(INGRESS_NGINX_CONTROLLER))
+            }
+        }
     }
 
     /// Whether a class with this `spec.controller` is ours.

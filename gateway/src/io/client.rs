@@ -4,10 +4,11 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
+use http::HeaderValue;
 use pingora::http::ResponseHeader;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
@@ -18,15 +19,28 @@ use tokio::net::TcpStream;
 
 use super::head_watch::HeadWatch;
 use crate::observe::Cells;
-use crate::phase::{Connection, Scheme};
+use crate::phase::{Connection, Reason};
 
 /// Facts of a connection, for the lane. They travel with the engine's connection digest, on HTTP/1 and HTTP/2 alike.
 #[derive(Debug)]
 pub struct ClientInfo {
     /// What the phases want to know.
     pub connection: Connection,
+    /// `serverHeader`, for answers that no lane makes.
+    pub server_header: Option<HeaderValue>,
     /// Watch over the raw request line.
     pub watch: HeadWatch,
+    /// Set where a request was refused before any phase ran.
+    pub refusal: OnceLock<Refusal>,
+}
+
+/// How a request was refused before any phase ran.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// Id that the answer told.
+    pub request_id: String,
 }
 
 /// A client's TCP connection. Counts itself as open while it lives.
@@ -45,8 +59,14 @@ impl ClientStream {
     ///
     /// # Errors
     /// The engine's digest cannot be built.
-    pub fn new(tcp: TcpStream, connection: Connection, cells: Arc<Cells>) -> pingora::Result<Self> {
-        let info = Arc::new(ClientInfo { connection, watch: HeadWatch::default() });
+    pub fn new(
+        tcp: TcpStream,
+        connection: Connection,
+        server_header: Option<HeaderValue>,
+        cells: Arc<Cells>,
+    ) -> pingora::Result<Self> {
+        let info =
+            Arc::new(ClientInfo { connection, server_header, watch: HeadWatch::default(), refusal: OnceLock::new() });
         let carrier = Box::new(ResponseHeader::build(200, Some(0))?);
         cells.opened(connection.scheme);
         Ok(ClientStream {
@@ -84,12 +104,7 @@ impl Drop for ClientStream {
 
 impl AsyncRead for ClientStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let poll = Pin::new(&mut self.tcp).poll_read(cx, buf);
-        if self.info.connection.scheme == Scheme::Http {
-            self.info.watch.feed(&buf.filled()[before..]);
-        }
-        poll
+        Pin::new(&mut self.tcp).poll_read(cx, buf)
     }
 }
 

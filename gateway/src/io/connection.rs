@@ -14,10 +14,12 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::client::{ClientInfo, ClientStream, peer_ip};
+use super::client::{ClientInfo, ClientStream, Refusal, peer_ip};
+use super::http1_stream::Http1Stream;
 use crate::lane::Gateway;
-use crate::observe::Cells;
+use crate::observe::access_log::Line;
 use crate::observe::cells::{Handshake, Rejection};
+use crate::observe::{Cells, RequestLabels};
 use crate::phase::address::is_trusted;
 use crate::phase::{Connection, Scheme};
 use crate::shared::Shared;
@@ -51,7 +53,10 @@ impl Serve {
         // Nagle's algorithm would hold small responses back; without the option they are only slower.
         let _ = tcp.set_nodelay(true);
         let Some(connection) = self.facts(scheme, &tcp, peer) else { return };
-        let Ok(client) = ClientStream::new(tcp, connection, self.cells.clone()) else { return };
+        let Ok(client) = ClientStream::new(tcp, connection, self.shared.server_header.clone(), self.cells.clone())
+        else {
+            return;
+        };
         let info = client.info().clone();
         match scheme {
             Scheme::Http => self.http1(Box::new(client), &info).await,
@@ -125,6 +130,7 @@ impl Serve {
 
     async fn http1(&self, stream: Stream, info: &Arc<ClientInfo>) {
         let keep_alive = u64::from(self.shared.settings.timeouts.keep_alive);
+        let stream: Stream = Box::new(Http1Stream::new(stream, info.clone()));
         let mut next = Some(ReusedHttpStream::new(stream, None));
         while let Some((stream, settings)) = next.map(ReusedHttpStream::consume) {
             info.watch.expect_head();
@@ -134,6 +140,19 @@ impl Serve {
                 None => session.set_keepalive(Some(keep_alive)),
             }
             next = self.proxy.process_new_http(session, &self.draining).await;
+        }
+        if let Some(refusal) = info.refusal.get() {
+            self.cells.reject(Rejection::MalformedHead);
+            self.account_refusal(info, refusal);
+        }
+    }
+
+    /// Metrics and log of a request that no phase saw.
+    fn account_refusal(&self, info: &ClientInfo, refusal: &Refusal) {
+        let status = refusal.reason.status();
+        self.cells.request(RequestLabels::unrouted(status, refusal.reason), Duration::ZERO);
+        if self.shared.access_log.wants(false) {
+            self.shared.access_log.write(&Line::unparsed(info.connection, refusal.reason, &refusal.request_id));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Watches the raw request line of HTTP/1 as it arrives. The engine percent-encodes control bytes and blanks in a target
 //! while it parses, before any phase could refuse them; here they are still what the client sent.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 const IDLE: u8 = 0;
 const LINE: u8 = 1;
@@ -9,33 +9,47 @@ const BAD: u8 = 2;
 
 /// State of one connection's watch. Shared between the stream, which feeds it, and the lane, which asks.
 #[derive(Debug, Default)]
-pub struct HeadWatch(AtomicU8);
+pub struct HeadWatch {
+    line: AtomicU8,
+    taken: AtomicBool,
+}
 
 impl HeadWatch {
     /// The next bytes are a request's head.
     pub fn expect_head(&self) {
-        self.0.store(LINE, Ordering::Relaxed);
+        self.line.store(LINE, Ordering::Relaxed);
+        self.taken.store(false, Ordering::Relaxed);
+    }
+
+    /// The phases have the request now: what is written from here on is theirs.
+    pub fn take(&self) {
+        self.taken.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the phases have the request.
+    pub fn is_taken(&self) -> bool {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// Looks at bytes that were read.
     pub fn feed(&self, bytes: &[u8]) {
-        if self.0.load(Ordering::Relaxed) != LINE {
+        if self.line.load(Ordering::Relaxed) != LINE {
             return;
         }
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let line = &bytes[..end.unwrap_or(bytes.len())];
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.iter().any(u8::is_ascii_control) || line.iter().filter(|byte| **byte == b' ').count() > 2 {
-            self.0.store(BAD, Ordering::Relaxed);
+            self.line.store(BAD, Ordering::Relaxed);
         } else if end.is_some() && !line.is_empty() {
             // An empty line before the request line is skipped (RFC 9112, 2.2).
-            self.0.store(IDLE, Ordering::Relaxed);
+            self.line.store(IDLE, Ordering::Relaxed);
         }
     }
 
     /// Whether the request line holds what no target may hold.
     pub fn is_bad(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == BAD
+        self.line.load(Ordering::Relaxed) == BAD
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod connection;
 pub mod head_watch;
+pub mod http1_stream;
 pub mod listener;
 pub mod worker;
 

@@ -248,9 +248,7 @@ impl ProxyHttp for Gateway {
     fn new_ctx(&self) -> Ctx {
         Ctx {
             started: Instant::now(),
-            wall: std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .map_or(0.0, |now| (now.as_secs_f64() * 1e3).round() / 1e3),
+            wall: clock::unix_millis(),
             info: None,
             request_id: String::new(),
             canonical: None,
@@ -272,6 +270,9 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<bool> {
         ctx.info = ClientStream::info_of(session.digest());
+        if let Some(info) = &ctx.info {
+            info.watch.take();
+        }
         let timeouts = &self.shared.settings.timeouts;
         let draining = self.shared.state.stage() >= Stage::Draining;
         // The engine forgets the keep-alive time with every request.

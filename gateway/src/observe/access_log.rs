@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::clock;
+use crate::phase::{Connection, Reason};
 use crate::settings::AccessLogSettings;
 
 /// Lines that may wait for the writer.
@@ -74,6 +76,35 @@ pub struct Line<'a> {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+impl<'a> Line<'a> {
+    /// The line of a request whose head could not be read.
+    pub fn unparsed(connection: Connection, reason: Reason, request_id: &'a str) -> Line<'a> {
+        Line {
+            time: clock::unix_millis(),
+            request_id,
+            client: connection.peer.to_string(),
+            scheme: connection.scheme.as_str(),
+            protocol: "",
+            method: "",
+            host: "",
+            target: String::new(),
+            status: reason.status(),
+            reason: reason.as_str(),
+            bytes_in: 0,
+            bytes_out: 0,
+            duration_ms: 0.0,
+            upstream_ms: None,
+            ingress: None,
+            class: None,
+            path: None,
+            backend: None,
+            upstream: None,
+            retries: 0,
+            user_agent: None,
+        }
+    }
 }
 
 enum Message {

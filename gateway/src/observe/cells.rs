@@ -60,6 +60,12 @@ pub struct RequestLabels {
 }
 
 impl RequestLabels {
+    /// Labels of a request that was refused before anything of it was known.
+    pub fn unrouted(status: u16, reason: Reason) -> Self {
+        let (class, route) = (Arc::from(""), Arc::from(""));
+        RequestLabels { class, route, method: (METHODS.len() - 1) as u8, status_class: (status / 100) as u8, reason }
+    }
+
     /// The index of a method.
     pub fn method_index(method: &Method) -> u8 {
         let index = METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1);
@@ -119,7 +125,7 @@ pub struct Cells {
 /// Why a connection ended before a request was routed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejection {
-    /// The head is no HTTP/1.
+    /// The head is no HTTP/1, or asks for a tunnel.
     MalformedHead,
     /// `accept` failed.
     AcceptFailed,

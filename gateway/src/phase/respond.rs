@@ -78,7 +78,10 @@ pub fn render(reply: &Reply, method: &Method, headers: &HeaderMap, request_id: &
         set(LOCATION, location);
     }
     if reply.reason == Reason::MethodNotAllowed {
-        set(http::header::ALLOW, "GET, HEAD");
+        // Static content is read only; the one method that nothing here takes is CONNECT.
+        let allowed =
+            if *method == Method::CONNECT { "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS" } else { "GET, HEAD" };
+        set(http::header::ALLOW, allowed);
     }
     let mut content_length = Some(body.len());
     if reply.reason == Reason::NotModified {
@@ -87,6 +90,31 @@ pub fn render(reply: &Reply, method: &Method, headers: &HeaderMap, request_id: &
         body = Bytes::new();
     }
     OwnResponse { status: reply.reason.status(), headers: fields, body, content_length }
+}
+
+/// An answer as bytes of HTTP/1.1 that close the connection, for requests that no lane could take.
+pub fn raw_http1(response: &OwnResponse, request_id: &str, server: Option<&HeaderValue>) -> Vec<u8> {
+    let status = http::StatusCode::from_u16(response.status).unwrap_or(http::StatusCode::BAD_REQUEST);
+    let phrase = status.canonical_reason().unwrap_or_default();
+    let mut bytes = format!("HTTP/1.1 {} {phrase}\r\n", status.as_u16()).into_bytes();
+    let mut field = |name: &str, value: &[u8]| {
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value);
+        bytes.extend_from_slice(b"\r\n");
+    };
+    for (name, value) in &response.headers {
+        field(name.as_str(), value.as_bytes());
+    }
+    if let Some(server) = server {
+        field("server", server.as_bytes());
+    }
+    field("x-request-id", request_id.as_bytes());
+    field("content-length", response.body.len().to_string().as_bytes());
+    field("connection", b"close");
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(&response.body);
+    bytes
 }
 
 fn own_body(reason: Reason, request_id: &str, json: bool) -> Bytes {

@@ -7,7 +7,7 @@ use super::store::Store;
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
 use crate::facts::{ClassFacts, IngressFacts};
 use crate::key::{Kind, ObjectKey, ObjectRef};
-use crate::settings::{ClassSettings, DEFAULT_CLASS_NAME, SettingProblem, Settings};
+use crate::settings::{ClassSettings, SettingProblem, Settings};
 
 /// What an Ingress says about its class. Ingresses are indexed by it, so that a class edit finds them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,10 +112,9 @@ impl Classes {
                 Some(_) => Membership::Foreign,
             },
             ClassRef::Annotation(name) => {
-                let ours = settings.ingress_class.as_deref().unwrap_or(DEFAULT_CLASS_NAME);
                 // A class object of that name that belongs to somebody else speaks against us.
                 let taken = self.by_name.get(name).is_some_and(|class| !class.ours);
-                if **name == *ours && !taken { named(name) } else { Membership::Foreign }
+                if settings.accepts_annotation(name) && !taken { named(name) } else { Membership::Foreign }
             }
             ClassRef::None => match self.default_class(settings) {
                 Some(name) => named(&name),
