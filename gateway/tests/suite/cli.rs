@@ -22,7 +22,14 @@ fn manifests(text: &str) -> tempfile::TempDir {
 }
 
 fn web() -> String {
-    format!("{}---\n{}", service("web", "127.0.0.1:9"), ingress("web", "spec: {rules: [{host: a.test, http: {paths: [{path: /x, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}"))
+    format!(
+        "{}---\n{}",
+        service("web", "127.0.0.1:9"),
+        ingress(
+            "web",
+            "spec: {rules: [{host: a.test, http: {paths: [{path: /x, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}"
+        )
+    )
 }
 
 #[test]
@@ -85,7 +92,11 @@ fn check_says_what_is_wrong_and_exits_by_it() {
     let dangling = manifests(&web().replace("{name: web, port", "{name: gone, port"));
     let output = sluicegate(&["check", &path(&dangling)]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("Ingress default/web: spec.rules[0].http.paths[0].backend: ServiceNotFound"), "{}", said(&output));
+    assert!(
+        said(&output).contains("Ingress default/web: spec.rules[0].http.paths[0].backend: ServiceNotFound"),
+        "{}",
+        said(&output)
+    );
 
     let broken = manifests(&format!("{}---\nkind: [\n", web()));
     let output = sluicegate(&["check", &path(&broken)]);
@@ -110,7 +121,10 @@ fn explain_answers_what_a_request_would_get() {
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(answer["reason"], "Upstream");
     assert_eq!(answer["ingress"], serde_json::json!({"namespace": "default", "name": "web"}));
-    assert_eq!((&answer["path"], &answer["pathType"], &answer["upstream"]["target"]), (&"/x".into(), &"Prefix".into(), &"/x/y".into()));
+    assert_eq!(
+        (&answer["path"], &answer["pathType"], &answer["upstream"]["target"]),
+        (&"/x".into(), &"Prefix".into(), &"/x/y".into())
+    );
     assert_eq!(answer["endpoints"][0]["address"], "127.0.0.1");
     let output = sluicegate(&["explain", "--manifests", path, "-H", "Host: other.test", "GET", "http://a.test/x"]);
     assert!(said(&output).contains("NoRoute"), "{}", said(&output));
@@ -122,8 +136,17 @@ fn an_unusable_state_directory_is_named() {
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
     let output = sluicegate(&[
-        "run", "--manifests", directory.path().to_str().unwrap(), "--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "127.0.0.1:0",
-        "--state-dir", file.to_str().unwrap(),
+        "run",
+        "--manifests",
+        directory.path().to_str().unwrap(),
+        "--http",
+        "127.0.0.1:0",
+        "--https",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--state-dir",
+        file.to_str().unwrap(),
     ]);
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("state directory"), "{}", said(&output));

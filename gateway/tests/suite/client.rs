@@ -89,7 +89,11 @@ impl Tls {
     }
 
     /// Connects; `name`: the SNI.
-    pub fn try_connect(&self, address: SocketAddr, name: Option<&str>) -> Result<Connection<SslStream<TcpStream>>, String> {
+    pub fn try_connect(
+        &self,
+        address: SocketAddr,
+        name: Option<&str>,
+    ) -> Result<Connection<SslStream<TcpStream>>, String> {
         let tcp = connect(address).stream;
         let mut stream = SslStream::new(self.ssl(name), tcp).map_err(|error| error.to_string())?;
         stream.connect().map_err(|error| error.to_string())?;
@@ -130,7 +134,10 @@ impl<T: Transport> Connection<T> {
 
     fn fill(&mut self) -> usize {
         let mut chunk = [0; 16 * 1024];
-        let count = self.stream.read(&mut chunk).unwrap_or_else(|error| panic!("read: {error}; had {:?}", String::from_utf8_lossy(&self.buffer)));
+        let count = self
+            .stream
+            .read(&mut chunk)
+            .unwrap_or_else(|error| panic!("read: {error}; had {:?}", String::from_utf8_lossy(&self.buffer)));
         self.buffer.extend_from_slice(&chunk[..count]);
         count
     }
@@ -159,7 +166,10 @@ impl<T: Transport> Connection<T> {
         let mut status = lines.next().unwrap().splitn(3, ' ');
         assert!(status.next().unwrap().starts_with("HTTP/1."), "{head}");
         let status = status.next().unwrap().parse().unwrap();
-        let headers = lines.map(|line| line.split_once(':').unwrap()).map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
+        let headers = lines
+            .map(|line| line.split_once(':').unwrap())
+            .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+            .collect();
         Response { status, headers, body: Vec::new() }
     }
 

@@ -157,7 +157,8 @@ fn fields(line: &str) -> Option<Value> {
 
 fn listening_address(line: &str, purpose: &str) -> Option<SocketAddr> {
     let fields = fields(line)?;
-    (fields["message"] == "listening" && fields["purpose"] == purpose).then(|| fields["address"].as_str()?.parse().ok())?
+    (fields["message"] == "listening" && fields["purpose"] == purpose)
+        .then(|| fields["address"].as_str()?.parse().ok())?
 }
 
 /// Asks again and again until an answer is there; yields between the tries.
@@ -197,7 +198,8 @@ impl Gateway {
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let page = self.admin_page("/metrics").text();
         let of_name = page.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && labels.iter().all(|label| line.contains(label))
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && labels.iter().all(|label| line.contains(label))
         });
         of_name.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
     }

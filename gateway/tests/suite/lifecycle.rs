@@ -22,7 +22,9 @@ fn open_requests_are_finished_and_told_that_the_connection_ends() {
     let gateway = Start::with(&everything_to(&[echo()])).ready();
     let mut busy = client::connect(gateway.http);
     busy.send("GET /?delay=700 HTTP/1.1\r\nHost: a.test\r\n\r\n");
-    eventually("the request to be on its way", || (gateway.metric("sluicegate_upstream_inflight", &[]) == 1.0).then_some(()));
+    eventually("the request to be on its way", || {
+        (gateway.metric("sluicegate_upstream_inflight", &[]) == 1.0).then_some(())
+    });
     gateway.signal("TERM");
     let response = busy.read(false);
     assert_eq!((response.status, response.header("connection")), (200, Some("close")));
@@ -47,7 +49,8 @@ fn http_2_clients_get_goaway_and_their_streams_finish() {
     let gateway = Start::with(&everything_to(&[echo()])).ready();
     h2c::run(async {
         let (mut client, connection) = h2c::connect(gateway.https, "a.test").await;
-        let open = client.send_request(http::Request::get("https://a.test/?delay=700").body(()).unwrap(), true).unwrap().0;
+        let open =
+            client.send_request(http::Request::get("https://a.test/?delay=700").body(()).unwrap(), true).unwrap().0;
         // The connection is driven by this runtime, so the wait must let it run.
         while gateway.metric("sluicegate_upstream_inflight", &[]) < 1.0 {
             tokio::task::yield_now().await;

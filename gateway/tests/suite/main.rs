@@ -4,6 +4,7 @@
 mod backends;
 mod cli;
 mod client;
+mod fidelity;
 mod harness;
 mod lifecycle;
 mod manifests;

@@ -77,10 +77,16 @@ fn a_directory_that_vanishes_keeps_all_it_said() {
 
 #[test]
 fn deleting_a_file_deletes_what_it_said() {
-    let gateway = Start::with(&everything_to(&[echo()])).file("more.yaml", &host_to_web("more", "more.test", "[]")).ready();
-    assert_eq!(gateway.get("more.test", "/").header("sluicegate-route").unwrap().split(';').next(), Some("default/more"));
+    let gateway =
+        Start::with(&everything_to(&[echo()])).file("more.yaml", &host_to_web("more", "more.test", "[]")).ready();
+    assert_eq!(
+        gateway.get("more.test", "/").header("sluicegate-route").unwrap().split(';').next(),
+        Some("default/more")
+    );
     std::fs::remove_file(gateway.directory.path().join("manifests/more.yaml")).unwrap();
-    eventually("the deletion", || gateway.get("more.test", "/").header("sluicegate-route")?.starts_with("default/web").then_some(()));
+    eventually("the deletion", || {
+        gateway.get("more.test", "/").header("sluicegate-route")?.starts_with("default/web").then_some(())
+    });
 }
 
 #[test]
@@ -113,8 +119,12 @@ fn mounted_config_maps_with_their_links_are_followed() {
 
 #[test]
 fn diagnostics_are_listed_and_counted() {
-    let gateway = Start::with(&ingress("i", "spec: {defaultBackend: {service: {name: gone, port: {number: 80}}}}")).ready();
+    let gateway =
+        Start::with(&ingress("i", "spec: {defaultBackend: {service: {name: gone, port: {number: 80}}}}")).ready();
     let page = gateway.admin_page("/diagnostics").json();
-    assert_eq!((&page["diagnostics"][0]["reason"], &page["diagnostics"][0]["object"]["name"]), (&"ServiceNotFound".into(), &"i".into()));
+    assert_eq!(
+        (&page["diagnostics"][0]["reason"], &page["diagnostics"][0]["object"]["name"]),
+        (&"ServiceNotFound".into(), &"i".into())
+    );
     assert_eq!(gateway.metric("sluicegate_diagnostics", &["ServiceNotFound"]), 1.0);
 }

@@ -33,8 +33,17 @@ fn every_name_of_the_contract_is_there() {
     let gateway = busy_gateway();
     let page = gateway.admin_page("/metrics").text();
     for name in [
-        "requests_total", "request_duration_seconds", "upstream_connect_duration_seconds", "upstream_retries_total", "upstream_inflight",
-        "endpoint_health", "connections", "tls_handshakes_total", "rejected_total", "config_version", "config_age_seconds",
+        "requests_total",
+        "request_duration_seconds",
+        "upstream_connect_duration_seconds",
+        "upstream_retries_total",
+        "upstream_inflight",
+        "endpoint_health",
+        "connections",
+        "tls_handshakes_total",
+        "rejected_total",
+        "config_version",
+        "config_age_seconds",
     ] {
         assert!(page.contains(&format!("# TYPE sluicegate_{name} ")), "{name}\n{page}");
     }
@@ -55,7 +64,13 @@ fn clients_cannot_make_labels() {
 #[test]
 fn promtool_finds_the_page_clean() {
     let page = busy_gateway().admin_page("/metrics");
-    let mut promtool = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("promtool: install the package prometheus");
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool: install the package prometheus");
     std::io::Write::write_all(promtool.stdin.as_mut().unwrap(), &page.body).unwrap();
     let output = promtool.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty() && output.stdout.is_empty(), "{output:?}");
@@ -76,7 +91,14 @@ fn a_real_prometheus_scrapes_the_gateway() {
     let gateway = busy_gateway();
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("prometheus.yml");
-    std::fs::write(&config, format!("scrape_configs: [{{job_name: gateway, scrape_interval: 1s, static_configs: [{{targets: ['{}']}}]}}]\n", gateway.admin)).unwrap();
+    std::fs::write(
+        &config,
+        format!(
+            "scrape_configs: [{{job_name: gateway, scrape_interval: 1s, static_configs: [{{targets: ['{}']}}]}}]\n",
+            gateway.admin
+        ),
+    )
+    .unwrap();
     // Prometheus cannot choose a port itself and tell it.
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let prometheus = Command::new("prometheus")
@@ -103,8 +125,16 @@ fn access_log_lines_tell_the_whole_story() {
     let gateway = busy_gateway();
     let line = gateway.wait_access(|line| line["target"] == "/?status=503");
     for (key, value) in [
-        ("client", json!("127.0.0.1")), ("scheme", json!("https")), ("protocol", json!("HTTP/1.1")), ("method", json!("GET")), ("host", json!("a.test")),
-        ("status", json!(503)), ("reason", json!("Upstream")), ("ingress", json!("default/web")), ("backend", json!("default/web:80")), ("path", json!("/")),
+        ("client", json!("127.0.0.1")),
+        ("scheme", json!("https")),
+        ("protocol", json!("HTTP/1.1")),
+        ("method", json!("GET")),
+        ("host", json!("a.test")),
+        ("status", json!(503)),
+        ("reason", json!("Upstream")),
+        ("ingress", json!("default/web")),
+        ("backend", json!("default/web:80")),
+        ("path", json!("/")),
     ] {
         assert_eq!(line[key], value, "{key}");
     }
@@ -128,7 +158,8 @@ fn the_access_log_can_be_off_sampled_or_a_file() {
     let path = directory.path().join("access.log");
     let file = Start::with(&everything_to(&[backend])).set("accessLog", json!({"path": path})).ready();
     file.get("a.test", "/one");
-    let holds = |text: &str| eventually("the line", || std::fs::read_to_string(&path).ok()?.contains(text).then_some(()));
+    let holds =
+        |text: &str| eventually("the line", || std::fs::read_to_string(&path).ok()?.contains(text).then_some(()));
     holds("/one");
     std::fs::rename(&path, directory.path().join("old.log")).unwrap();
     file.signal("HUP");
@@ -148,14 +179,24 @@ fn a_route_label_is_there_when_asked_for() {
 fn admin_explains_and_the_metrics_listener_does_not() {
     let gateway = Start::with(&everything_to(&[echo()])).set("metrics", json!("127.0.0.1:0")).ready();
     let answer = gateway.admin_page("/explain?method=GET&url=http%3A%2F%2Fa.test%2Fx%2F..%2Fy&header=X-A%3A+b").json();
-    assert_eq!((&answer["reason"], &answer["ingress"]["name"], &answer["upstream"]["target"]), (&json!("Upstream"), &json!("web"), &json!("/y")));
+    assert_eq!(
+        (&answer["reason"], &answer["ingress"]["name"], &answer["upstream"]["target"]),
+        (&json!("Upstream"), &json!("web"), &json!("/y"))
+    );
     assert_eq!(gateway.admin_page("/explain").status, 400);
     assert_eq!(gateway.admin_page("/nothing").status, 404);
     assert_eq!(gateway.admin_page("/healthz").status, 200);
     let line = gateway.log().into_iter().find(|line| line.contains("\"purpose\":\"metrics\"")).unwrap();
     let fields: serde_json::Value = serde_json::from_str(&line).unwrap();
     let metrics = fields["fields"]["address"].as_str().unwrap().parse().unwrap();
-    for (page, status) in [("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/table", 404), ("/explain?url=http://a/", 404), ("/diagnostics", 404)] {
+    for (page, status) in [
+        ("/healthz", 200),
+        ("/readyz", 200),
+        ("/metrics", 200),
+        ("/table", 404),
+        ("/explain?url=http://a/", 404),
+        ("/diagnostics", 404),
+    ] {
         assert_eq!(client::get(metrics, "m", page).status, status, "{page}");
     }
 }

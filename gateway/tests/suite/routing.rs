@@ -33,7 +33,9 @@ fn outcome(row: &Row, route: Option<&Route>, verdict: &Verdict, target: Option<S
                 forwarded: target,
             }
         }
-        Verdict::Reply(reply) if reply.reason == Reason::TlsRedirect => Outcome::Redirect(reply.location.clone().unwrap_or_default()),
+        Verdict::Reply(reply) if reply.reason == Reason::TlsRedirect => {
+            Outcome::Redirect(reply.location.clone().unwrap_or_default())
+        }
         Verdict::Reply(reply) if reply.reason == Reason::StaticFile => match &row.outcome {
             // Which file it is shows in its bytes; over sockets they are compared.
             Outcome::File(file) => Outcome::File(file.clone()),
@@ -73,7 +75,8 @@ fn every_row_in_process() {
         let mut world = World::new(spec.settings());
         world.apply(spec.objects().into_iter().map(Edit::Put));
         let control = runtime.handle().clone();
-        let mut bind = GatewayBind { registry: Registry::new(Resolver::new(None, control.clone()), Prober::new(control)) };
+        let mut bind =
+            GatewayBind { registry: Registry::new(Resolver::new(None, control.clone()), Prober::new(control)) };
         let change = Replica::default().apply(&Delta::full(world.snapshot()));
         let table = Table::default().apply(&change, &mut bind);
         for row in spec.rows() {
@@ -105,7 +108,9 @@ fn every_row_in_process() {
 fn endpoints(spec: &SpecFile) -> BTreeMap<String, BTreeSet<SocketAddr>> {
     let mut world = World::new(spec.settings());
     world.apply(spec.objects().into_iter().map(Edit::Put));
-    let of = |resource: &Resource<sluicegate_snapshot::model::Backend>| resource.value().map(|backend| backend.endpoints.iter().copied().collect());
+    let of = |resource: &Resource<sluicegate_snapshot::model::Backend>| {
+        resource.value().map(|backend| backend.endpoints.iter().copied().collect())
+    };
     world.snapshot().backends.iter().filter_map(|(key, resource)| Some((key.to_string(), of(resource)?))).collect()
 }
 
@@ -140,7 +145,15 @@ fn every_row_over_sockets() {
         let documents: Vec<String> = spec.manifests.iter().map(Value::to_string).collect();
         let mut start = Start::with(&documents.join("\n---\n"));
         let Value::Object(settings) = serde_json::to_value(settings_of(&spec)).unwrap() else { unreachable!() };
-        for key in ["ingressClass", "controllerNames", "watchWithoutClass", "configmap", "defaultBackend", "sslRedirect", "rejectEncodedSlashes"] {
+        for key in [
+            "ingressClass",
+            "controllerNames",
+            "watchWithoutClass",
+            "configmap",
+            "defaultBackend",
+            "sslRedirect",
+            "rejectEncodedSlashes",
+        ] {
             start = start.set(key, settings[key].clone());
         }
         let gateway = start.set("accessLog", json!({"enabled": false})).ready();
@@ -151,13 +164,26 @@ fn every_row_over_sockets() {
     }
 }
 
-fn over_socket(row: &Row, gateway: &crate::harness::Gateway, endpoints: &BTreeMap<String, BTreeSet<SocketAddr>>) -> Outcome {
+fn over_socket(
+    row: &Row,
+    gateway: &crate::harness::Gateway,
+    endpoints: &BTreeMap<String, BTreeSet<SocketAddr>>,
+) -> Outcome {
     let host = row.host().to_owned();
-    let fields: Vec<(&str, &str)> =
-        row.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host")).map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let fields: Vec<(&str, &str)> = row
+        .headers
+        .iter()
+        .filter(|(name, _)| !name.eq_ignore_ascii_case("host"))
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
     let fields = [fields.as_slice(), &[("Connection", "close")]].concat();
     let response = if row.https {
-        client::Tls::new().connect(gateway.https, Some(&row.authority)).request(&row.method, &host, &row.target, &fields)
+        client::Tls::new().connect(gateway.https, Some(&row.authority)).request(
+            &row.method,
+            &host,
+            &row.target,
+            &fields,
+        )
     } else {
         client::request(gateway.http, &row.method, &host, &row.target, &fields)
     };
@@ -165,10 +191,17 @@ fn over_socket(row: &Row, gateway: &crate::harness::Gateway, endpoints: &BTreeMa
         let address: SocketAddr = backend.parse().unwrap();
         let route = response.header("sluicegate-route").expect("debugHeader is on");
         assert!(route.contains(";version="), "{route}");
-        let part = |key: &str| route.split(';').find_map(|part| part.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned);
-        let forwarded = if row.method == "HEAD" { None } else { Some(response.json()["target"].as_str().unwrap().to_owned()) };
+        let part =
+            |key: &str| route.split(';').find_map(|part| part.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned);
+        let forwarded =
+            if row.method == "HEAD" { None } else { Some(response.json()["target"].as_str().unwrap().to_owned()) };
         return Outcome::Backend {
-            backend: endpoints.iter().find(|(_, addresses)| addresses.contains(&address)).expect("a known endpoint").0.clone(),
+            backend: endpoints
+                .iter()
+                .find(|(_, addresses)| addresses.contains(&address))
+                .expect("a known endpoint")
+                .0
+                .clone(),
             path: part("path"),
             path_type: part("type"),
             ingress: route.split(';').next().filter(|ingress| *ingress != "-").map(str::to_owned),

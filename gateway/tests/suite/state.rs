@@ -55,7 +55,12 @@ fn without_source_and_state_the_gateway_is_not_ready() {
 fn private_keys_are_not_in_it_and_their_hosts_refuse_handshakes_until_they_are_back() {
     let state = tempfile::tempdir().unwrap();
     let pair = pki::ecdsa(&["a.test"]);
-    let manifests = [pair.secret("t"), service("web", &echo().to_string()), host_to_web("a", "a.test", "[{hosts: [a.test], secretName: t}]"), host_to_web("b", "b.test", "[]")];
+    let manifests = [
+        pair.secret("t"),
+        service("web", &echo().to_string()),
+        host_to_web("a", "a.test", "[{hosts: [a.test], secretName: t}]"),
+        host_to_web("b", "b.test", "[]"),
+    ];
     let first = Start::with(&manifests.join("---\n")).state(state.path()).ready();
     first.signal("INT");
     first.wait_exit();
@@ -82,7 +87,10 @@ fn private_keys_are_not_in_it_and_their_hosts_refuse_handshakes_until_they_are_b
 
 #[test]
 fn a_file_that_is_truncated_or_of_another_version_is_refused_and_replaced() {
-    for (what, damage) in [("truncated", (|text| text[..text.len() / 2].to_owned()) as fn(&str) -> String), ("format", |text| text.replacen(" 1 ", " 9 ", 1))] {
+    for (what, damage) in [
+        ("truncated", (|text| text[..text.len() / 2].to_owned()) as fn(&str) -> String),
+        ("format", |text| text.replacen(" 1 ", " 9 ", 1)),
+    ] {
         let state = tempfile::tempdir().unwrap();
         let manifests = everything_to(&[echo()]);
         let first = Start::with(&manifests).state(state.path()).ready();

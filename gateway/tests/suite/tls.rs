@@ -18,8 +18,11 @@ fn names(gateway: &crate::harness::Gateway, sni: Option<&str>) -> Vec<String> {
 fn sni_chooses_the_certificate_and_host_chooses_the_route() {
     let (a, wild) = (pki::ecdsa(&["a.test"]), pki::ecdsa(&["*.w.test"]));
     let manifests = [
-        a.secret("a"), wild.secret("wild"), service("web", &echo().to_string()),
-        host_to_web("a", "a.test", "[{hosts: [a.test], secretName: a}]"), host_to_web("wild", "*.w.test", "[{hosts: ['*.w.test'], secretName: wild}]"),
+        a.secret("a"),
+        wild.secret("wild"),
+        service("web", &echo().to_string()),
+        host_to_web("a", "a.test", "[{hosts: [a.test], secretName: a}]"),
+        host_to_web("wild", "*.w.test", "[{hosts: ['*.w.test'], secretName: wild}]"),
     ];
     let gateway = Start::with(&manifests.join("---\n")).ready();
     assert_eq!(names(&gateway, Some("a.test")), ["a.test"]);
@@ -36,7 +39,9 @@ fn sni_chooses_the_certificate_and_host_chooses_the_route() {
 fn clients_get_the_certificate_type_they_can_verify() {
     let (rsa, ecdsa) = (pki::rsa(&["a.test"]), pki::ecdsa(&["a.test"]));
     let manifests = [
-        rsa.secret("rsa"), ecdsa.secret("ecdsa"), service("web", &echo().to_string()),
+        rsa.secret("rsa"),
+        ecdsa.secret("ecdsa"),
+        service("web", &echo().to_string()),
         host_to_web("a", "a.test", "[{hosts: [a.test], secretName: rsa}, {hosts: [a.test], secretName: ecdsa}]"),
     ];
     let gateway = Start::with(&manifests.join("---\n")).ready();
@@ -50,7 +55,12 @@ fn clients_get_the_certificate_type_they_can_verify() {
 #[test]
 fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
     let gateway = Start::with(&everything_to(&[echo()])).ready();
-    let version = |configure| Tls::new().configure(configure).try_connect(gateway.https, Some("a.test")).map(|connection| connection.stream.ssl().version_str());
+    let version = |configure| {
+        Tls::new()
+            .configure(configure)
+            .try_connect(gateway.https, Some("a.test"))
+            .map(|connection| connection.stream.ssl().version_str())
+    };
     assert_eq!(version(|builder| builder.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap()), Ok("TLSv1.2"));
     assert_eq!(version(|builder| builder.set_min_proto_version(Some(SslVersion::TLS1_3)).unwrap()), Ok("TLSv1.3"));
     let old = version(|builder| {
@@ -80,7 +90,8 @@ fn sessions_resume_on_whichever_worker_takes_the_connection() {
         if let Some(session) = sessions.lock().unwrap().last() {
             set_session(&mut ssl, session);
         }
-        let mut stream = openssl::ssl::SslStream::new(ssl, std::net::TcpStream::connect(gateway.https).unwrap()).unwrap();
+        let mut stream =
+            openssl::ssl::SslStream::new(ssl, std::net::TcpStream::connect(gateway.https).unwrap()).unwrap();
         stream.connect().unwrap();
         // TLS 1.3 tickets arrive with the first data.
         stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").unwrap();
@@ -94,7 +105,10 @@ fn sessions_resume_on_whichever_worker_takes_the_connection() {
     assert_eq!(gateway.metric("sluicegate_tls_handshakes_total", &["resumed"]), 8.0);
 }
 
-#[allow(unsafe_code, reason = "the openssl crate asks for unsafe here, since the session must be of the same context; it is")]
+#[allow(
+    unsafe_code,
+    reason = "the openssl crate asks for unsafe here, since the session must be of the same context; it is"
+)]
 fn set_session(ssl: &mut openssl::ssl::Ssl, session: &openssl::ssl::SslSession) {
     unsafe { ssl.set_session(session) }.unwrap();
 }
@@ -102,7 +116,8 @@ fn set_session(ssl: &mut openssl::ssl::Ssl, session: &openssl::ssl::SslSession) 
 #[test]
 fn a_new_certificate_reaches_new_handshakes_and_drops_no_connection() {
     let (old, new) = (pki::ecdsa(&["a.test"]), pki::ecdsa(&["a.test", "new.a.test"]));
-    let rest = [service("web", &echo().to_string()), host_to_web("a", "a.test", "[{hosts: [a.test], secretName: t}]")].join("---\n");
+    let rest = [service("web", &echo().to_string()), host_to_web("a", "a.test", "[{hosts: [a.test], secretName: t}]")]
+        .join("---\n");
     let gateway = Start::with(&format!("{}---\n{rest}", old.secret("t"))).ready();
     let mut connection = Tls::new().connect(gateway.https, Some("a.test"));
     assert_eq!(connection.certificate_names(), ["a.test"]);
@@ -133,7 +148,8 @@ fn the_default_certificate_is_configurable() {
 
 #[test]
 fn plain_http_to_a_host_with_tls_is_redirected() {
-    let manifests = [service("web", &echo().to_string()), host_to_web("a", "a.test", "[{hosts: [a.test]}]")].join("---\n");
+    let manifests =
+        [service("web", &echo().to_string()), host_to_web("a", "a.test", "[{hosts: [a.test]}]")].join("---\n");
     let gateway = Start::with(&manifests).ready();
     let response = gateway.get("A.test:8080", "/x/../y?q=1");
     assert_eq!((response.status, response.header("location")), (308, Some("https://a.test/y?q=1")));
@@ -143,7 +159,8 @@ fn plain_http_to_a_host_with_tls_is_redirected() {
 
 #[test]
 fn behind_a_proxy_that_ends_tls_nothing_is_redirected_in_circles() {
-    let manifests = [service("web", &echo().to_string()), host_to_web("a", "a.test", "[{hosts: [a.test]}]")].join("---\n");
+    let manifests =
+        [service("web", &echo().to_string()), host_to_web("a", "a.test", "[{hosts: [a.test]}]")].join("---\n");
     let gateway = Start::with(&manifests).set("trustedProxies", json!(["127.0.0.1/32"])).ready();
     let response = client::request(gateway.http, "GET", "a.test", "/", &[("X-Forwarded-Proto", "https")]);
     assert_eq!(response.status, 200);
@@ -160,9 +177,15 @@ fn plain_http_on_the_tls_port_is_told_so() {
 #[test]
 fn certificate_expiry_is_a_metric() {
     let pair = pki::ecdsa(&["a.test"]);
-    let manifests = [pair.secret("t"), service("web", "127.0.0.1:1"), host_to_web("a", "a.test", "[{hosts: [a.test], secretName: t}]")].join("---\n");
+    let manifests = [
+        pair.secret("t"),
+        service("web", "127.0.0.1:1"),
+        host_to_web("a", "a.test", "[{hosts: [a.test], secretName: t}]"),
+    ]
+    .join("---\n");
     let gateway = Start::with(&manifests).ready();
     let expiry = gateway.metric("sluicegate_certificate_expiry_timestamp_seconds", &["default/t"]);
-    let in_days = (expiry - std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64()) / 86_400.0;
+    let in_days =
+        (expiry - std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64()) / 86_400.0;
     assert!((29.0..31.0).contains(&in_days), "{in_days}");
 }

@@ -27,7 +27,11 @@ fn a_connection_is_kept_for_many_requests_on_both_sides() {
         assert_eq!((response.status, response.json()["target"].as_str()), (200, Some(format!("/{number}").as_str())));
     }
     assert_eq!(gateway.metric("sluicegate_connections_accepted_total", &["\"http\""]), 1.0);
-    assert_eq!(gateway.metric("sluicegate_upstream_connect_duration_seconds_count", &[]), 1.0, "one upstream connection");
+    assert_eq!(
+        gateway.metric("sluicegate_upstream_connect_duration_seconds_count", &[]),
+        1.0,
+        "one upstream connection"
+    );
 }
 
 #[test]
@@ -118,8 +122,13 @@ fn expect_100_continue_is_asked_of_the_backend() {
 fn forwarding_fields_are_set_by_the_gateway() {
     let gateway = gateway();
     let evil = [
-        ("X-Forwarded-For", "6.6.6.6"), ("X-Forwarded-Proto", "https"), ("X_Forwarded_Host", "evil"), ("Forwarded", "for=6.6.6.6"),
-        ("X-Real-IP", "6.6.6.6"), ("X-Original-URL", "/evil"), ("x-request-id", "evil"),
+        ("X-Forwarded-For", "6.6.6.6"),
+        ("X-Forwarded-Proto", "https"),
+        ("X_Forwarded_Host", "evil"),
+        ("Forwarded", "for=6.6.6.6"),
+        ("X-Real-IP", "6.6.6.6"),
+        ("X-Original-URL", "/evil"),
+        ("x-request-id", "evil"),
     ];
     let mut connection = client::connect(gateway.http);
     let response = connection.request("GET", "A.test:81", "/", &evil);
@@ -201,7 +210,10 @@ fn errors_tell_reason_and_request_id_in_body_metric_and_log() {
     assert!(response.text().contains("NoRoute") && response.text().contains(id));
     let line = gateway.wait_access(|line| line["requestId"] == id);
     assert_eq!((line["reason"].as_str(), line["status"].as_u64()), (Some("NoRoute"), Some(404)));
-    assert_eq!(gateway.metric("sluicegate_requests_total", &["reason=\"NoRoute\"", "status=\"4xx\"", "method=\"GET\""]), 1.0);
+    assert_eq!(
+        gateway.metric("sluicegate_requests_total", &["reason=\"NoRoute\"", "status=\"4xx\"", "method=\"GET\""]),
+        1.0
+    );
     let json = client::request(gateway.http, "GET", "nobody.test", "/", &[("Accept", "application/json")]);
     assert_eq!(json.json()["reason"], "NoRoute");
 }
@@ -240,7 +252,8 @@ fn http_2_streams_run_side_by_side_on_one_connection() {
     let gateway = gateway();
     h2c::run(async {
         let (mut client, _connection) = h2c::connect(gateway.https, "a.test").await;
-        let slow = client.send_request(http::Request::get("https://a.test/slow?delay=300").body(()).unwrap(), true).unwrap().0;
+        let slow =
+            client.send_request(http::Request::get("https://a.test/slow?delay=300").body(()).unwrap(), true).unwrap().0;
         let quick = h2c::get(&mut client, "https://a.test/quick").await;
         assert_eq!(quick.json()["target"], "/quick");
         assert_eq!(quick.echoed("host"), ["a.test"]);
@@ -255,7 +268,13 @@ fn http_2_bodies_and_request_trailers_pass() {
     let gateway = gateway();
     h2c::run(async {
         let (mut client, _connection) = h2c::connect(gateway.https, "a.test").await;
-        for trailers in [None, Some(http::HeaderMap::from_iter([(http::HeaderName::from_static("x-sum"), http::HeaderValue::from_static("15000"))]))] {
+        for trailers in [
+            None,
+            Some(http::HeaderMap::from_iter([(
+                http::HeaderName::from_static("x-sum"),
+                http::HeaderValue::from_static("15000"),
+            )])),
+        ] {
             let request = http::Request::post("https://a.test/").body(()).unwrap();
             let chunks = vec![Bytes::from(vec![b'x'; 10_000]), Bytes::from(vec![b'x'; 5_000])];
             let (response, _) = h2c::exchange(&mut client, request, chunks, trailers).await.unwrap();
@@ -285,11 +304,17 @@ fn a_configured_server_header_stands_on_every_response() {
 fn static_content_answers_get_head_and_conditions() {
     let manifests = format!(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: files}}\ndata: {{index.html: '<p>hi', app.js: 'x()'}}\nbinaryData: {{logo.png: iVBORw==}}\n---\n{}",
-        crate::backends::ingress("files", "spec: {rules: [{http: {paths: [{path: /site, pathType: Prefix, backend: {resource: {kind: ConfigMap, name: files}}}]}}]}")
+        crate::backends::ingress(
+            "files",
+            "spec: {rules: [{http: {paths: [{path: /site, pathType: Prefix, backend: {resource: {kind: ConfigMap, name: files}}}]}}]}"
+        )
     );
     let gateway = Start::with(&manifests).ready();
     let page = gateway.get("a.test", "/site/");
-    assert_eq!((page.status, page.text().as_str(), page.header("content-type")), (200, "<p>hi", Some("text/html; charset=utf-8")));
+    assert_eq!(
+        (page.status, page.text().as_str(), page.header("content-type")),
+        (200, "<p>hi", Some("text/html; charset=utf-8"))
+    );
     assert_eq!(gateway.get("a.test", "/site/logo.png").body, [0x89, b'P', b'N', b'G']);
     let etag = page.header("etag").unwrap();
     assert_eq!(client::request(gateway.http, "GET", "a.test", "/site", &[("If-None-Match", etag)]).status, 304);

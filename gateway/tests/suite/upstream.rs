@@ -1,13 +1,13 @@
 //! Backends that are slow, gone, or many: balancing, retries, health, names.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
-use crate::backends::{Refusing, Scripted, echo, everything_to, ingress, service};
+use crate::backends::{Refusing, Scripted, dns_server, echo, everything_to, ingress, service};
 use crate::client;
 use crate::harness::{Start, eventually};
 
@@ -55,7 +55,11 @@ fn an_endpoint_that_refuses_is_ejected_but_never_the_last() {
     }
     assert_eq!(gateway.metric("sluicegate_endpoint_health", &["unhealthy"]), 0.0);
     let address = alone.revive();
-    assert_eq!(gateway.get("a.test", "/").header("x-echo"), Some(address.to_string().as_str()), "used at once when it is back");
+    assert_eq!(
+        gateway.get("a.test", "/").header("x-echo"),
+        Some(address.to_string().as_str()),
+        "used at once when it is back"
+    );
 }
 
 #[test]
@@ -105,9 +109,12 @@ fn active_checks_take_an_endpoint_out_and_back() {
     let checked = Scripted::new(move |mut incoming| {
         let good = shared.load(Ordering::SeqCst) || !incoming.head.starts_with("GET /live ");
         let status = if good { "200 OK" } else { "500 Internal Server Error" };
-        incoming.send(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nx-echo: checked\r\nConnection: close\r\n\r\n"));
+        incoming
+            .send(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nx-echo: checked\r\nConnection: close\r\n\r\n"));
     });
-    let good = Scripted::new(|mut incoming| incoming.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nx-echo: good\r\nConnection: close\r\n\r\n"));
+    let good = Scripted::new(|mut incoming| {
+        incoming.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nx-echo: good\r\nConnection: close\r\n\r\n")
+    });
     let manifests = everything_to(&[checked.address, good.address])
         .replace("annotations: {", "annotations: {sluicegate.dev/health-check: 'http path=/live interval=100ms timeout=1s healthy=2 unhealthy=2', ");
     let gateway = Start::with(&manifests).ready();
@@ -119,43 +126,23 @@ fn active_checks_take_an_endpoint_out_and_back() {
     assert_eq!(backends_of(&gateway, 10).len(), 2);
 }
 
-/// A DNS server that answers A queries with an address while it is told to, with a TTL of one second.
-fn dns(answer: Arc<std::sync::Mutex<Option<[u8; 4]>>>) -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = socket.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let mut query = [0; 512];
-        while let Ok((length, peer)) = socket.recv_from(&mut query) {
-            let question_end = 12 + query[12..length].iter().position(|byte| *byte == 0).unwrap() + 5;
-            let is_a = query[question_end - 4..question_end - 2] == [0, 1];
-            let answer = answer.lock().unwrap().filter(|_| is_a);
-            let failing = answer.is_none() && is_a;
-            let mut reply = query[..question_end].to_vec();
-            reply[2..4].copy_from_slice(&[0x81, if failing { 0x82 } else { 0x80 }]);
-            reply[6..12].copy_from_slice(&[0, u8::from(answer.is_some()), 0, 0, 0, 0]);
-            if let Some(ip) = answer {
-                reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
-                reply.extend(ip);
-            }
-            let _ = socket.send_to(&reply, peer);
-        }
-    });
-    address
-}
-
 #[test]
 fn external_names_are_resolved_followed_and_kept_when_dns_fails() {
     let port = echo().port();
     let second = crate::backends::echo_on(SocketAddr::from(([127, 0, 0, 2], port)));
     let answer = Arc::new(std::sync::Mutex::new(Some([127, 0, 0, 1])));
+    let shared = answer.clone();
+    let dns = dns_server(move |_| *shared.lock().unwrap());
     let manifests = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: ext}}\nspec: {{type: ExternalName, externalName: app.internal.test}}\n---\n{}",
         ingress("ext", &format!("spec: {{defaultBackend: {{service: {{name: ext, port: {{number: {port}}}}}}}}}"))
     );
-    let gateway = Start::with(&manifests).set("dns", json!(dns(answer.clone()))).ready();
+    let gateway = Start::with(&manifests).set("dns", json!(dns)).ready();
     assert_eq!(gateway.get("a.test", "/").header("x-echo"), Some(format!("127.0.0.1:{port}").as_str()));
     *answer.lock().unwrap() = Some([127, 0, 0, 2]);
-    eventually("the new address", || (gateway.get("a.test", "/").header("x-echo")? == second.to_string()).then_some(()));
+    eventually("the new address", || {
+        (gateway.get("a.test", "/").header("x-echo")? == second.to_string()).then_some(())
+    });
     *answer.lock().unwrap() = None;
     gateway.wait_log("cannot be resolved");
     assert_eq!(gateway.get("a.test", "/").status, 200, "the last answer is kept");
@@ -163,7 +150,11 @@ fn external_names_are_resolved_followed_and_kept_when_dns_fails() {
 
 #[test]
 fn a_name_that_does_not_resolve_is_503() {
-    let manifests = format!("{}---\n{}", service("web", "nowhere.test:80"), ingress("web", "spec: {defaultBackend: {service: {name: web, port: {number: 80}}}}"));
-    let gateway = Start::with(&manifests).set("dns", json!(dns(Arc::default()))).ready();
+    let manifests = format!(
+        "{}---\n{}",
+        service("web", "nowhere.test:80"),
+        ingress("web", "spec: {defaultBackend: {service: {name: web, port: {number: 80}}}}")
+    );
+    let gateway = Start::with(&manifests).set("dns", json!(dns_server(|_| None))).ready();
     assert_eq!(gateway.get("a.test", "/").header("sluicegate-reason"), Some("NameUnresolved"));
 }

@@ -45,7 +45,10 @@ fn ec_key() -> PKey<Private> {
     PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
 }
 
-static CERTIFICATES: LazyLock<Mutex<BTreeMap<Vec<String>, (String, String)>>> = LazyLock::new(Mutex::default);
+/// PEM of certificate and key by names.
+type Pairs = BTreeMap<Vec<String>, (String, String)>;
+
+static CERTIFICATES: LazyLock<Mutex<Pairs>> = LazyLock::new(Mutex::default);
 
 /// A certificate (ECDSA) for `names`, made once.
 pub fn certificate_pem(names: &[&str]) -> (String, String) {
@@ -82,7 +85,12 @@ fn joined(parts: &[&str]) -> String {
 
 fn certificates_of(world: &World, host: &str) -> Vec<String> {
     let host = host.parse().unwrap();
-    world.snapshot().tls_hosts.get(&host).map(|host| host.certificates.iter().map(ToString::to_string).collect()).unwrap_or_default()
+    world
+        .snapshot()
+        .tls_hosts
+        .get(&host)
+        .map(|host| host.certificates.iter().map(ToString::to_string).collect())
+        .unwrap_or_default()
 }
 
 #[test]
@@ -92,13 +100,18 @@ fn certificate_facts_are_names_times_and_kind() {
     assert_eq!(facts.names.iter().map(|name| &**name).collect::<Vec<_>>(), ["*.a.test", "a.test"]);
     assert_eq!((facts.not_before, facts.not_after), (1_700_000_000, 1_700_000_000 + 3650 * 86_400));
     assert_eq!(facts.key_type, KeyType::Ecdsa);
-    assert!(facts.covers("a.test") && facts.covers("x.a.test") && !facts.covers("x.y.a.test") && !facts.covers("b.test"));
+    assert!(
+        facts.covers("a.test") && facts.covers("x.a.test") && !facts.covers("x.y.a.test") && !facts.covers("b.test")
+    );
 }
 
 #[test]
 fn a_key_that_does_not_fit_is_noticed() {
     let (one, other) = (certificate_pem(&["a.test"]), certificate_pem(&["b.test"]));
-    let world = world(Settings::default(), &joined(&[&secret("t", &(one.0, other.1)), &tls_ingress("i", "[{hosts: [a.test], secretName: t}]"), service()]));
+    let world = world(
+        Settings::default(),
+        &joined(&[&secret("t", &(one.0, other.1)), &tls_ingress("i", "[{hosts: [a.test], secretName: t}]"), service()]),
+    );
     assert_eq!(reasons(&world), ["Ingress n/i CertificateKeyMismatch"]);
     let key = ObjectKey::new("n", "t");
     assert!(matches!(world.snapshot().certificates[&key], Resource::Invalid(_)));
@@ -114,10 +127,14 @@ fn every_certificate_problem_has_its_reason() {
         ("data: {}", "SecretIncomplete"),
     ] {
         let secret = format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: t, namespace: n}}\n{content}\n");
-        let world = world(Settings::default(), &joined(&[&secret, &tls_ingress("i", "[{hosts: [a.test], secretName: t}]"), service()]));
+        let world = world(
+            Settings::default(),
+            &joined(&[&secret, &tls_ingress("i", "[{hosts: [a.test], secretName: t}]"), service()]),
+        );
         assert_eq!(reasons(&world), [format!("Ingress n/i {reason}")], "{content}");
     }
-    let world_of = |tls: &str| world(Settings::default(), &joined(&[&secret("t", &good), &tls_ingress("i", tls), service()]));
+    let world_of =
+        |tls: &str| world(Settings::default(), &joined(&[&secret("t", &good), &tls_ingress("i", tls), service()]));
     assert_eq!(reasons(&world_of("[{hosts: [a.test], secretName: gone}]")), ["Ingress n/i SecretNotFound"]);
     assert_eq!(reasons(&world_of("[{hosts: [b.test], secretName: t}]")), ["Ingress n/i CertificateHostMismatch"]);
     assert!(reasons(&world_of("[{hosts: [a.test], secretName: t}]")).is_empty());
@@ -129,14 +146,18 @@ fn rsa_and_ecdsa_serve_the_same_name() {
     let rsa = pem_with(&["a.test"], &PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap(), 10);
     let ecdsa = certificate_pem(&["a.test"]);
     let tls = "[{hosts: [a.test], secretName: r}, {hosts: [a.test], secretName: e}, {hosts: [a.test], secretName: e2}]";
-    let world = world(Settings::default(), &joined(&[&secret("r", &rsa), &secret("e", &ecdsa), &secret("e2", &ecdsa), &tls_ingress("i", tls), service()]));
+    let world = world(
+        Settings::default(),
+        &joined(&[&secret("r", &rsa), &secret("e", &ecdsa), &secret("e2", &ecdsa), &tls_ingress("i", tls), service()]),
+    );
     assert_eq!(certificates_of(&world, "a.test"), ["n/r", "n/e"], "one of each type, the first of its type");
 }
 
 #[test]
 fn without_hosts_the_certificates_own_names_count() {
     let good = certificate_pem(&["a.test", "*.w.test"]);
-    let world = world(Settings::default(), &joined(&[&secret("t", &good), &tls_ingress("i", "[{secretName: t}]"), service()]));
+    let world =
+        world(Settings::default(), &joined(&[&secret("t", &good), &tls_ingress("i", "[{secretName: t}]"), service()]));
     assert_eq!(certificates_of(&world, "a.test"), ["n/t"]);
     assert_eq!(certificates_of(&world, "*.w.test"), ["n/t"]);
 }
@@ -150,7 +171,13 @@ fn the_oldest_ingress_decides_about_a_server_name() {
     };
     let world = world(
         Settings::default(),
-        &joined(&[&secret("t1", &good), &secret("t2", &good), &aged("young", "t1", "2024-02-01T00:00:00Z"), &aged("old", "t2", "2024-01-01T00:00:00Z"), service()]),
+        &joined(&[
+            &secret("t1", &good),
+            &secret("t2", &good),
+            &aged("young", "t1", "2024-02-01T00:00:00Z"),
+            &aged("old", "t2", "2024-01-01T00:00:00Z"),
+            service(),
+        ]),
     );
     assert_eq!(certificates_of(&world, "a.test"), ["n/t2"]);
 }
@@ -158,7 +185,10 @@ fn the_oldest_ingress_decides_about_a_server_name() {
 #[test]
 fn what_turns_bad_keeps_its_last_good_form_and_what_is_deleted_goes() {
     let good = certificate_pem(&["a.test"]);
-    let mut world = world(Settings::default(), &joined(&[&secret("t", &good), &tls_ingress("i", "[{hosts: [a.test], secretName: t}]"), service()]));
+    let mut world = world(
+        Settings::default(),
+        &joined(&[&secret("t", &good), &tls_ingress("i", "[{hosts: [a.test], secretName: t}]"), service()]),
+    );
     let mut replica = Replica::default();
     replica.apply(&sluicegate_snapshot::Delta::full(world.snapshot()));
     let key = ObjectKey::new("n", "t");
@@ -210,7 +240,10 @@ fn an_edit_touches_only_what_depends_on_it() {
 #[test]
 fn a_private_key_appears_in_no_output() {
     let good = certificate_pem(&["a.test"]);
-    let world = world(Settings::default(), &joined(&[&secret("t", &good), &tls_ingress("i", "[{hosts: [a.test], secretName: t}]"), service()]));
+    let world = world(
+        Settings::default(),
+        &joined(&[&secret("t", &good), &tls_ingress("i", "[{hosts: [a.test], secretName: t}]"), service()]),
+    );
     let key = PKey::private_key_from_pem(good.1.as_bytes()).unwrap().private_key_to_pkcs8().unwrap();
     let text = format!("{:?} {}", world, serde_json::to_string(world.snapshot()).unwrap());
     assert!(!text.contains("PRIVATE KEY"));

@@ -50,7 +50,8 @@ fn tls() -> impl Strategy<Value = Value> {
 
 fn ingress() -> impl Strategy<Value = Value> {
     let meta = (pick(&["one", "two", "three", "four"]), pick(&["n1", "n2"]), prop::option::of(0..3u8));
-    let class = (prop::option::of(pick(&["ours", "theirs", "absent"])), prop::option::of(pick(&["sluicegate", "nginx", ""])));
+    let class =
+        (prop::option::of(pick(&["ours", "theirs", "absent"])), prop::option::of(pick(&["sluicegate", "nginx", ""])));
     let redirect = prop::option::of(pick(&["true", "false", "maybe"]));
     (meta, class, redirect, prop::option::of(backend()), prop::collection::vec(rule(), 0..4), prop::collection::vec(tls(), 0..3))
         .prop_map(|((name, namespace, age), (class, class_annotation), redirect, default, rules, tls)| {
@@ -85,14 +86,25 @@ fn service() -> impl Strategy<Value = Value> {
 }
 
 fn without_nulls(pairs: [(&str, Option<String>); 2]) -> Value {
-    pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), Value::from(value?)))).collect::<serde_json::Map<_, _>>().into()
+    pairs
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), Value::from(value?))))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 fn slice() -> impl Strategy<Value = Value> {
     let endpoint = (1..4u8, prop::option::of(any::<bool>()), any::<bool>()).prop_map(|(last, ready, terminating)| {
         json!({"addresses": [format!("10.0.0.{last}")], "conditions": {"ready": ready, "serving": true, "terminating": terminating}})
     });
-    (pick(&["s1", "s2", "s3"]), pick(&["n1", "n2"]), pick(SERVICES), pick(&["IPv4", "IPv6", "FQDN"]), prop::collection::vec(endpoint, 0..3), pick(&["http", ""]))
+    (
+        pick(&["s1", "s2", "s3"]),
+        pick(&["n1", "n2"]),
+        pick(SERVICES),
+        pick(&["IPv4", "IPv6", "FQDN"]),
+        prop::collection::vec(endpoint, 0..3),
+        pick(&["http", ""]),
+    )
         .prop_map(|(name, namespace, service, kind, endpoints, port)| {
             json!({
                 "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": kind,
@@ -157,15 +169,17 @@ fn edits() -> impl Strategy<Value = Vec<Edit>> {
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    (any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of(Just(Arc::from("ours")))).prop_map(|(cluster, configured, classless, class)| Settings {
-        mode: if cluster { Mode::Cluster } else { Mode::Standalone },
-        ingress_class: class,
-        watch_without_class: classless,
-        config_map: configured.then(|| ObjectKey::new("n1", "files")),
-        default_certificate: configured.then(|| ObjectKey::new("n1", "good")),
-        default_backend: configured.then(|| "n1/web:80".parse().unwrap()),
-        ..Settings::default()
-    })
+    (any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of(Just(Arc::from("ours")))).prop_map(
+        |(cluster, configured, classless, class)| Settings {
+            mode: if cluster { Mode::Cluster } else { Mode::Standalone },
+            ingress_class: class,
+            watch_without_class: classless,
+            config_map: configured.then(|| ObjectKey::new("n1", "files")),
+            default_certificate: configured.then(|| ObjectKey::new("n1", "good")),
+            default_backend: configured.then(|| "n1/web:80".parse().unwrap()),
+            ..Settings::default()
+        },
+    )
 }
 
 /// What remains of an edit script: the last edit of each object, in any order.
@@ -197,8 +211,8 @@ proptest! {
         // What the settings alone make is published like everything else.
         let start = replica.apply(&Delta::full(world.snapshot()));
         table = table.apply(&start, &mut Unbound);
-        for step in 0..script.len() {
-            let outcome = world.apply([script[step].clone()]);
+        for edit in &script {
+            let outcome = world.apply([edit.clone()]);
             let change = replica.apply(&outcome.delta);
             table = table.apply(&change, &mut Unbound);
         }

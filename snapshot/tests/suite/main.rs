@@ -7,5 +7,6 @@ mod incremental;
 mod naive;
 mod objects;
 mod routing;
+#[allow(dead_code, reason = "shared with the gateway's tests, which use more of it")]
 mod spec;
 mod status;

@@ -1,10 +1,11 @@
 //! Objects for tests, from YAML text.
 
-use sluicegate_snapshot::{Edit, Object, World, Settings};
+use sluicegate_snapshot::{Edit, Object, Settings, World};
 
 /// Reads objects from documents separated by `---`.
 pub fn objects(yaml: &str) -> Vec<Object> {
-    let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple_with_options(yaml, serde_saphyr::options! { strict_booleans: true }).expect("yaml");
+    let documents: Vec<serde_json::Value> =
+        serde_saphyr::from_multiple_with_options(yaml, serde_saphyr::options! { strict_booleans: true }).expect("yaml");
     documents.into_iter().filter(|value| !value.is_null()).map(object).collect()
 }
 

@@ -22,7 +22,9 @@ fn every_row_finds_its_route() {
             rows += 1;
             let name = format!("{}: {}", file.display(), row.text);
             let raw_path = row.target.split('?').next().unwrap_or_default();
-            let (Ok(host), Ok(path)) = (RequestHost::parse(row.host().as_bytes()), path::normalise(raw_path.as_bytes())) else {
+            let (Ok(host), Ok(path)) =
+                (RequestHost::parse(row.host().as_bytes()), path::normalise(raw_path.as_bytes()))
+            else {
                 assert_eq!(row.outcome, Outcome::Reply(400, "BadRequest".to_owned()), "{name}");
                 continue;
             };
@@ -34,7 +36,9 @@ fn every_row_finds_its_route() {
                     assert_eq!(key.to_string(), *backend, "{name}");
                     let usable = world.snapshot().backends.get(key).and_then(Resource::value).expect(&name);
                     assert_eq!(usable.unavailable, None, "{name}");
-                    let same = |expected: &Option<String>, found: &str| expected.as_ref().is_none_or(|expected| expected == found);
+                    let same = |expected: &Option<String>, found: &str| {
+                        expected.as_ref().is_none_or(|expected| expected == found)
+                    };
                     assert!(same(path, &route.path), "{name}: path {}", route.path);
                     assert!(same(path_type, route.path_type.as_str()), "{name}: type {}", route.path_type);
                     let of = route.ingress.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -46,7 +50,10 @@ fn every_row_finds_its_route() {
         }
         if let Some(expected) = &spec.diagnostics {
             let mut expected = expected.clone();
-            let found = world.diagnostics().into_iter().map(|diagnostic| format!("{} {}", diagnostic.object, diagnostic.reason));
+            let found = world
+                .diagnostics()
+                .into_iter()
+                .map(|diagnostic| format!("{} {}", diagnostic.object, diagnostic.reason));
             let mut found: Vec<String> = found.collect();
             expected.sort();
             found.sort();

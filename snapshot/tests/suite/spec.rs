@@ -88,7 +88,8 @@ impl SpecFile {
     /// Every file of the spec, by path.
     pub fn all() -> Vec<(PathBuf, SpecFile)> {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../snapshot/tests/routing");
-        let mut paths: Vec<PathBuf> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let mut paths: Vec<PathBuf> =
+            std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
         paths.sort();
         paths
             .into_iter()
@@ -136,14 +137,15 @@ impl Row {
         let (request, outcome) = text.split_once(" -> ").ok_or("no ` -> `")?;
         let (method, rest) = request.split_once(' ').ok_or("no method")?;
         let (url, fields) = match rest.split_once(" [") {
-            Some((url, fields)) => (url, fields.trim_end_matches(']')),
+            Some((url, fields)) => (url, fields.strip_suffix(']').ok_or("no `]` at the fields' end")?),
             None => (rest, ""),
         };
         let (scheme, rest) = url.split_once("://").ok_or("no scheme")?;
         let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let headers = fields.split("] [").filter(|field| !field.is_empty());
-        let headers: Option<Vec<(String, String)>> =
-            headers.map(|field| field.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned()))).collect();
+        let headers: Option<Vec<(String, String)>> = headers
+            .map(|field| field.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned())))
+            .collect();
         Ok(Row {
             text: text.to_owned(),
             method: method.to_owned(),
@@ -173,7 +175,8 @@ impl Outcome {
                 _ => None,
             };
         }
-        let value = |key: &str| words.iter().find_map(|word| word.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned);
+        let value =
+            |key: &str| words.iter().find_map(|word| word.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned);
         Some(Outcome::Backend {
             backend: words[0].to_owned(),
             path: value("path"),

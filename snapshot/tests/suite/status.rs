@@ -22,13 +22,19 @@ fn status(tls: &str) -> serde_json::Value {
 #[test]
 fn every_address_gets_its_ports() {
     let http = serde_json::json!({"port": 80, "protocol": "TCP"});
-    assert_eq!(status("tls: []"), serde_json::json!([{"ip": "192.0.2.1", "ports": [http]}, {"hostname": "lb.test", "ports": [http]}]));
+    assert_eq!(
+        status("tls: []"),
+        serde_json::json!([{"ip": "192.0.2.1", "ports": [http]}, {"hostname": "lb.test", "ports": [http]}])
+    );
 }
 
 #[test]
 fn a_certificate_problem_is_the_error_of_port_443() {
     let status = status("tls: [{secretName: gone}]");
-    assert_eq!(status[0]["ports"][1], serde_json::json!({"port": 443, "protocol": "TCP", "error": "sluicegate.dev/CertificateMissing"}));
+    assert_eq!(
+        status[0]["ports"][1],
+        serde_json::json!({"port": 443, "protocol": "TCP", "error": "sluicegate.dev/CertificateMissing"})
+    );
     assert!(status[0]["ports"][0].get("error").is_none());
 }
 
