@@ -52,17 +52,21 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// An annotation of ours may not be used here (for example endpoints by annotation in cluster mode).
-    AnnotationRefused = Error,
     /// An annotation's value cannot be read; the default is used.
     AnnotationInvalid = Warning,
+    /// An annotation of ours may not be used here (for example endpoints by annotation in cluster mode).
+    AnnotationRefused = Error,
     /// A backend names both a service and a resource.
     BackendAmbiguous = Error,
+    /// A backend names something that cannot exist: an impossible name, or no single port.
+    BackendInvalid = Error,
     /// A backend names neither a service nor a resource.
     BackendMissing = Error,
+    /// Another Ingress decides about the certificate of a host.
+    CertificateConflict = Warning,
     /// A certificate does not cover a host it is given for; the default certificate is served there.
     CertificateHostMismatch = Error,
-    /// `tls.crt` is no PEM certificate chain.
+    /// `tls.crt` is no PEM certificate chain, or one that OpenSSL does not serve.
     CertificateInvalid = Error,
     /// `tls.key` is no PEM private key, or not the key of the certificate.
     CertificateKeyMismatch = Error,
@@ -74,12 +78,16 @@ reasons! {
     ClassSettingInvalid = Warning,
     /// A resource backend names a ConfigMap that does not exist.
     ConfigMapNotFound = Error,
+    /// Another Ingress' default backend counts: it is older, or of the same age and sorts last.
+    DefaultBackendConflict = Warning,
     /// The same path twice in one Ingress; the first one counts.
     DuplicatePath = Warning,
-    /// An endpoint address or port cannot be used.
+    /// An endpoint address, port or list of endpoints cannot be used.
     EndpointInvalid = Error,
     /// An EndpointSlice of addressType FQDN; its endpoints are not used.
     FqdnEndpoints = Error,
+    /// A host of the rules is covered by no certificate of an Ingress that has TLS; the default certificate is served there.
+    HostWithoutCertificate = Warning,
     /// A rule or tls host is no DNS name; the entry is skipped.
     InvalidHost = Error,
     /// A rule's path does not begin with `/`, is missing where it must not be, or cannot be normalised.

@@ -1,6 +1,6 @@
 //! The Host of a request, normalised once (RFC 9110 section 7.2, RFC 3986 section 3.2.2).
 
-/// Longest Host that is taken: a DNS name has at most 253 characters, `:65535` and a trailing dot may follow.
+/// Longest host that is taken, without port and trailing dot: a DNS name has at most 253 characters.
 pub const MAX_HOST: usize = 255;
 
 /// A Host header or `:authority` that is no host. The gateway answers 400.
@@ -24,10 +24,14 @@ impl RequestHost {
     /// Anything that is no `uri-host [ ":" port ]`: empty, over [`MAX_HOST`] bytes, bytes outside of RFC 3986's
     /// reg-name (a comma is refused too, since it is the mark of a joined list), empty labels, a port that is not digits.
     pub fn parse(raw: &[u8]) -> Result<Self, HostError> {
-        if raw.is_empty() || raw.len() > MAX_HOST {
+        let host = match raw.first() {
+            None => return Err(HostError),
+            Some(b'[') => ipv6_literal(raw)?,
+            Some(_) => reg_name(raw)?,
+        };
+        if host.len() > MAX_HOST {
             return Err(HostError);
         }
-        let host = if raw[0] == b'[' { ipv6_literal(raw)? } else { reg_name(raw)? };
         let mut buffer = [0; MAX_HOST];
         for (to, from) in buffer.iter_mut().zip(host) {
             *to = from.to_ascii_lowercase();
@@ -102,6 +106,7 @@ mod tests {
     #[test]
     fn what_is_no_host_is_refused() {
         let long = "a".repeat(256);
+        assert!(parsed(&format!("{}.:65535", "a".repeat(255))).is_some(), "port and dot are not counted");
         for raw in
             ["", ".", ":80", "a b", "a/b", "a,b", "a@b", "a..b", "a..", "a:b", "a:80:80", "a\\b", "a\u{e9}", &long]
         {

@@ -96,6 +96,18 @@ impl FromStr for ObjectKey {
     }
 }
 
+/// Whether an object can have this name: a DNS subdomain of RFC 1123, as the API server wants it.
+pub fn is_object_name(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+    let at_ends = |c: char| c.is_ascii_alphanumeric();
+    (1..=253).contains(&name.len()) && name.bytes().all(allowed) && name.starts_with(at_ends) && name.ends_with(at_ends)
+}
+
+/// Whether an Ingress can name a Service port like this: a DNS label with at least one letter, so that it is no number.
+pub fn is_port_name(name: &str) -> bool {
+    is_object_name(name) && name.len() <= 63 && !name.contains('.') && name.bytes().any(|b| b.is_ascii_lowercase())
+}
+
 /// An object with its kind: what a [`crate::Diagnostic`] points at.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectRef {

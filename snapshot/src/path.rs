@@ -28,10 +28,11 @@ impl PathError {
 }
 
 /// Normalises a path (RFC 3986 section 6.2.2): dot segments are removed (also percent-encoded ones), percent-encoded
-/// unreserved characters are decoded, other escapes get upper-case digits, raw non-ASCII bytes are percent-encoded.
+/// unreserved characters are decoded, other escapes get upper-case digits; raw non-ASCII bytes, angle brackets and backticks,
+/// which some clients send as they are and no URI holds, are percent-encoded.
 /// `//` is kept, and so are `%2F` and `%5C`: they are data, not separators. The function is idempotent.
 ///
-/// Borrows, and so allocates nothing, when the path is normal already.
+/// Borrows, and so allocates nothing, when the path is normal already and holds no escape.
 ///
 /// # Errors
 /// See [`PathError`].
@@ -47,6 +48,20 @@ pub fn normalise(raw: &[u8]) -> Result<Cow<'_, str>, PathError> {
     Ok(Cow::Owned(remove_dot_segments(&decoded)))
 }
 
+/// Normalises the path of a rule. A rule may hold characters that no request target can carry as they are (the API: "it can
+/// contain characters disallowed from the conventional path part of a URL"): blanks, `?` and `#`. They are
+/// percent-encoded, which is how a request for them has to write them.
+///
+/// # Errors
+/// See [`PathError`].
+pub fn normalise_rule(raw: &str) -> Result<Cow<'_, str>, PathError> {
+    if !raw.contains([' ', '?', '#']) {
+        return normalise(raw.as_bytes());
+    }
+    let encoded = raw.replace(' ', "%20").replace('?', "%3F").replace('#', "%23");
+    normalise(encoded.as_bytes()).map(|path| Cow::Owned(path.into_owned()))
+}
+
 /// Whether a normalised path holds an encoded slash or backslash.
 pub fn has_encoded_slash(normal: &str) -> bool {
     normal.as_bytes().windows(3).any(|escape| escape == b"%2F" || escape == b"%5C")
@@ -59,7 +74,7 @@ fn is_normal(raw: &[u8]) -> Result<bool, PathError> {
     for (index, &byte) in raw.iter().enumerate() {
         match byte {
             0..=0x1f | 0x7f | b'\\' => return Err(PathError::ForbiddenByte),
-            b'%' | 0x80.. => normal = false,
+            b'%' | 0x80.. | b'<' | b'>' | b'`' => normal = false,
             b'.' if previous == b'/' => normal &= !is_dot_segment(&raw[index..]),
             _ => {}
         }
@@ -99,7 +114,7 @@ fn decode_escapes(raw: &[u8]) -> Result<String, PathError> {
                     value => push_escape(&mut out, value),
                 }
             }
-            0x80.. => push_escape(&mut out, byte),
+            0x80.. | b'<' | b'>' | b'`' => push_escape(&mut out, byte),
             _ => out.push(char::from(byte)),
         }
     }
@@ -170,10 +185,19 @@ mod tests {
             ("/a%5cb", "/a%5Cb"),
             ("/%c3%a9", "/%C3%A9"),
             ("/\u{e9}", "/%C3%A9"),
-            ("/a|b\"{}^`<>", "/a|b\"{}^`<>"),
+            ("/a|b{}^", "/a|b{}^"),
+            ("/\"`<>", "/\"%60%3C%3E"),
             ("/a+b;c=d", "/a+b;c=d"),
         ] {
             assert_eq!(normalise(raw.as_bytes()).as_deref(), Ok(normal), "{raw}");
+        }
+    }
+
+    #[test]
+    fn rules_may_hold_what_requests_must_encode() {
+        for (raw, normal) in [("/my docs", "/my%20docs"), ("/a?b", "/a%3Fb"), ("/a#b", "/a%23b"), ("/a/../b", "/b")] {
+            assert_eq!(normalise_rule(raw).as_deref(), Ok(normal), "{raw}");
+            assert_eq!(normalise(normal.as_bytes()).as_deref(), Ok(normal), "a request reaches it");
         }
     }
 

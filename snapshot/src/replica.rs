@@ -20,6 +20,9 @@ pub struct LastGood {
     backends: BTreeMap<BackendKey, Arc<Backend>>,
     contents: BTreeMap<ObjectKey, Arc<StaticContent>>,
     certificates: BTreeMap<ObjectKey, Arc<Certificate>>,
+    /// Server names that only the names in a certificate gave: they are known while it is good, so they go with it when it
+    /// turns bad, and are kept with its last good form.
+    tls_hosts: BTreeMap<HostPattern, Arc<TlsHost>>,
 }
 
 /// What a table has to take over: values in force, last good ones included.
@@ -57,17 +60,27 @@ impl Replica {
 
     /// How many resources are served in their last good form.
     pub fn held_back(&self) -> usize {
-        let LastGood { backends, contents, certificates } = &self.last_good;
+        let LastGood { backends, contents, certificates, tls_hosts: _ } = &self.last_good;
         backends.len() + contents.len() + certificates.len()
+    }
+
+    /// Certificates in force whose key is not at hand, but will come with the source: it publishes them as good. Those
+    /// whose source is bad may never come. Costs O(certificates).
+    pub fn awaited_keys(&self) -> usize {
+        let awaited = |resource: &Resource<Certificate>| {
+            resource.value().is_some_and(|certificate| certificate.key.expose_der().is_none())
+        };
+        self.snapshot.certificates.values().filter(|resource| awaited(resource)).count()
     }
 
     /// Takes a delta over; returns what the table has to show. Costs O(delta).
     pub fn apply(&mut self, delta: &Delta) -> Change {
+        let tls_hosts = self.tls_hosts_in_force(delta);
         let Snapshot { backends, contents, certificates, .. } = &self.snapshot;
         let change = Change {
             globals: delta.globals.clone(),
             hosts: delta.hosts.clone(),
-            tls_hosts: delta.tls_hosts.clone(),
+            tls_hosts,
             backends: in_force(&delta.backends, backends, &mut self.last_good.backends),
             contents: flat(in_force(&delta.contents, contents, &mut self.last_good.contents)),
             certificates: flat(in_force(&delta.certificates, certificates, &mut self.last_good.certificates)),
@@ -77,10 +90,50 @@ impl Replica {
         Change { version: self.snapshot.version.clone(), ..change }
     }
 
+    /// Server names after a delta: those that a certificate took with it when it turned bad stay, until it is good again or
+    /// gone.
+    fn tls_hosts_in_force(&mut self, delta: &Delta) -> BTreeMap<HostPattern, Option<Arc<TlsHost>>> {
+        let mut result = delta.tls_hosts.clone();
+        let is_bad = |secret: &ObjectKey| {
+            let published = delta
+                .certificates
+                .get(secret)
+                .map_or_else(|| self.snapshot.certificates.get(secret), |changed| changed.as_ref());
+            matches!(published, Some(Resource::Invalid(_)))
+        };
+        let kept = &mut self.last_good.tls_hosts;
+        for (host, value) in &mut result {
+            let old = self.snapshot.tls_hosts.get(host).filter(|_| value.is_none());
+            match old {
+                Some(old) if old.own_name && old.certificates.iter().any(is_bad) => {
+                    kept.insert(host.clone(), old.clone());
+                    *value = Some(old.clone());
+                }
+                _ => drop(kept.remove(host)),
+            }
+        }
+        let ended: Vec<HostPattern> = match delta.certificates.is_empty() {
+            true => Vec::new(),
+            false => kept
+                .iter()
+                .filter(|(_, host)| !host.certificates.iter().any(is_bad))
+                .map(|(host, _)| host.clone())
+                .collect(),
+        };
+        for host in ended {
+            kept.remove(&host);
+            result.entry(host).or_insert(None);
+        }
+        result
+    }
+
     /// Everything in force, as the change that fills an empty table: after a start from the state file.
     pub fn everything(&self) -> Change {
         let mut copy = Replica { snapshot: Snapshot::default(), last_good: self.last_good.clone() };
-        copy.apply(&Delta::full(&self.snapshot))
+        let mut change = copy.apply(&Delta::full(&self.snapshot));
+        let kept = self.last_good.tls_hosts.iter();
+        change.tls_hosts.extend(kept.map(|(host, value)| (host.clone(), Some(value.clone()))));
+        change
     }
 }
 

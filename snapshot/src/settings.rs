@@ -11,8 +11,8 @@ use crate::key::{BackendKey, ObjectKey};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Files on a machine whose owner wrote them: every class is served unless settings say less, endpoints may be
-    /// loopback or come from a Service annotation.
+    /// Files on a machine whose owner wrote them: every class is served unless `--ingress-class` says less, whatever its
+    /// controller; endpoints may be loopback or come from a Service annotation.
     #[default]
     Standalone,
     /// An API server with many authors: the class chain always holds, and rights are not widened by references.
@@ -36,7 +36,8 @@ pub const INGRESS_NGINX_CLASS_NAME: &str = "nginx";
 pub struct Settings {
     /// See [`Mode`].
     pub mode: Mode,
-    /// Serve this class only (`--ingress-class`).
+    /// Serve this class only (`--ingress-class`). In a cluster the class has to be ours as well; among files the name is
+    /// enough, since whoever wrote them wrote the flag.
     pub ingress_class: Option<Arc<str>>,
     /// Accepted `spec.controller` values besides [`CONTROLLER_NAME`].
     pub controller_names: Vec<Arc<str>>,
@@ -68,9 +69,9 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Whether every Ingress is ours whatever its class: files without a word about classes.
+    /// Whether every Ingress is ours whatever its class: files without `--ingress-class`.
     pub fn serves_every_class(&self) -> bool {
-        self.mode == Mode::Standalone && self.ingress_class.is_none() && self.controller_names.is_empty()
+        self.mode == Mode::Standalone && self.ingress_class.is_none()
     }
 
     /// Whether the class annotation means us by this value. It names no IngressClass object, it is a constant that the
@@ -129,7 +130,7 @@ impl ClassSettings {
                 Some(value) => *target = value,
                 None => problems.push(SettingProblem {
                     key: key.clone(),
-                    message: "expected \"true\" or \"false\"; the default is used".to_owned(),
+                    message: "expected \"true\" or \"false\"; the setting below it is used".to_owned(),
                 }),
             }
         }

@@ -1,7 +1,7 @@
 //! One Service port: its endpoints.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::store::Store;
@@ -18,8 +18,14 @@ pub fn build(key: &BackendKey, store: &Store, mode: Mode) -> Resource<Backend> {
     };
     let backend = match &service.kind {
         ServiceKind::BadExternalName => Backend::unavailable(Unavailable::ServiceUnsupported),
+        ServiceKind::ExternalName(name) if mode == Mode::Cluster && is_localhost(name) => {
+            Backend::unavailable(Unavailable::ServiceUnsupported)
+        }
         ServiceKind::ExternalName(name) => external(name, service, &key.port),
         ServiceKind::Slices => match (find_port(service, &key.port), &service.annotated) {
+            (Err(Unavailable::PortNotFound), Some(Err(_))) if mode == Mode::Standalone && service.ports.is_empty() => {
+                return Resource::invalid(DiagnosticReason::EndpointInvalid);
+            }
             // A Service without ports may still be served by an annotation that says where.
             (Err(Unavailable::PortNotFound), Some(Ok(annotated)))
                 if mode == Mode::Standalone && service.ports.is_empty() =>
@@ -28,10 +34,10 @@ pub fn build(key: &BackendKey, store: &Store, mode: Mode) -> Resource<Backend> {
             }
             (Err(unavailable), _) => Backend::unavailable(unavailable),
             (Ok(_), Some(Err(_))) if mode == Mode::Standalone => {
-                return Resource::invalid(DiagnosticReason::AnnotationInvalid);
+                return Resource::invalid(DiagnosticReason::EndpointInvalid);
             }
             (Ok(port), Some(Ok(annotated))) if mode == Mode::Standalone => from_annotation(annotated, &port.name),
-            (Ok(port), _) => from_slices(key, &port.name, store),
+            (Ok(port), _) => from_slices(key, &port.name, store, mode),
         },
     };
     Resource::valid(Backend { health_check: service.health_check.clone(), ..backend })
@@ -82,12 +88,12 @@ fn from_annotation(annotated: &AnnotatedEndpoints, port_name: &str) -> Backend {
 }
 
 /// All slices of the Service; the slice's port of the same name gives the port number.
-fn from_slices(key: &BackendKey, port_name: &Arc<str>, store: &Store) -> Backend {
+fn from_slices(key: &BackendKey, port_name: &Arc<str>, store: &Store, mode: Mode) -> Backend {
     let mut ready = BTreeSet::new();
     let mut terminating = BTreeSet::new();
     for slice in store.slices_of.of(&key.service).filter_map(|slice| store.slices.get(slice)) {
         for port in slice.ports.iter().filter(|port| port.name == *port_name) {
-            for endpoint in &slice.endpoints {
+            for endpoint in slice.endpoints.iter().filter(|endpoint| may_reach(endpoint.address, mode)) {
                 let address = SocketAddr::new(endpoint.address, port.port);
                 if endpoint.ready {
                     ready.insert(address);
@@ -102,4 +108,20 @@ fn from_slices(key: &BackendKey, port_name: &Arc<str>, store: &Store) -> Backend
         return Backend::unavailable(Unavailable::NoEndpoints);
     }
     Backend { endpoints: endpoints.into_iter().collect(), ..Backend::default() }
+}
+
+/// Whether an address may be an endpoint. In a cluster, loopback and link-local addresses are the gateway's own pod and
+/// its node, which nobody who writes an EndpointSlice is meant to reach (the API server refuses them as well).
+pub fn may_reach(address: IpAddr, mode: Mode) -> bool {
+    let address = address.to_canonical();
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    mode == Mode::Standalone || !(address.is_loopback() || link_local)
+}
+
+/// RFC 6761, 6.3.
+pub fn is_localhost(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
 }

@@ -1,13 +1,15 @@
 //! Claims: what one Ingress of ours asks for, judged alone. Who wins a contested claim is [`super::host`]'s.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::class::Membership;
 use super::store::Store;
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
-use crate::facts::{BackendFacts, IngressFacts, PathFacts};
-use crate::key::{BackendKey, HostPattern, Kind, ObjectKey, ObjectRef, ServicePort};
+use crate::facts::{BackendFacts, CertificateFacts, IngressFacts, PathFacts, TlsFacts};
+use crate::key::{
+    BackendKey, HostPattern, Kind, ObjectKey, ObjectRef, ServicePort, is_object_name, is_port_name, parent_of,
+};
 use crate::model::{PathType, Policy, Refusal, Route, Target, match_path};
 use crate::path;
 use crate::settings::ClassSettings;
@@ -21,19 +23,31 @@ pub struct PathClaim {
     pub field: Arc<str>,
 }
 
-/// A server name that wants a certificate.
+/// How strong a claim to a server name is, strongest first. The names in a certificate are the weakest: whoever can get a
+/// certificate for a name must not take it away from the Ingress that serves the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsRank {
+    /// The Ingress has a rule for the host.
+    Rule,
+    /// It lists the host in `tls[].hosts`.
+    Listed,
+    /// A certificate of an entry without `hosts` names it.
+    OwnName,
+}
+
+/// A certificate that a server name is claimed with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TlsClaim {
-    /// The server name.
-    pub host: HostPattern,
     /// The Secret; none asks for the default certificate.
     pub secret: Option<ObjectKey>,
+    /// How strong the claim is.
+    pub rank: TlsRank,
     /// Where it stands, for messages.
     pub field: Arc<str>,
 }
 
 /// Something that the Ingress names and that may be missing.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reference {
     /// A Service port.
     Backend(BackendKey),
@@ -50,16 +64,14 @@ pub struct Claims {
     pub ingress: ObjectKey,
     /// Its age.
     pub created: i64,
-    /// Hosts of its rules, also of rules without paths.
-    pub hosts: BTreeSet<HostPattern>,
-    /// Paths of its rules, in order.
-    pub paths: Vec<PathClaim>,
+    /// Paths of its rules by host, in order; a host whose rules have no paths has an empty list.
+    pub hosts: BTreeMap<HostPattern, Vec<PathClaim>>,
     /// `defaultBackend` of an Ingress with rules, for each of its hosts.
     pub host_default: Option<BackendFacts>,
     /// `defaultBackend` of an Ingress without rules.
     pub catch_all: Option<Arc<Route>>,
-    /// Server names.
-    pub tls: Vec<TlsClaim>,
+    /// Server names, each with the certificates it is claimed with, in order.
+    pub tls: BTreeMap<HostPattern, Vec<TlsClaim>>,
     /// What it names, with the field that names it.
     pub references: Vec<(Reference, Arc<str>)>,
     /// What is wrong with it, looked at alone.
@@ -87,11 +99,10 @@ impl Claims {
         let mut claims = Claims {
             ingress: ingress.key.clone(),
             created: ingress.created,
-            hosts: BTreeSet::new(),
-            paths: Vec::new(),
+            hosts: BTreeMap::new(),
             host_default: None,
             catch_all: None,
-            tls: Vec::new(),
+            tls: BTreeMap::new(),
             references: Vec::new(),
             diagnostics: Vec::new(),
             class: class.clone(),
@@ -108,6 +119,20 @@ impl Claims {
     pub fn default_for(&self, host: &HostPattern) -> Option<Arc<Route>> {
         let backend = self.host_default.as_ref()?;
         Some(Arc::new(self.default_route(host.clone(), target(&self.ingress.namespace, backend))))
+    }
+
+    /// What its routes do besides choosing a backend.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Whether a host gets the same from these claims as from `other`, a later form of the same Ingress.
+    pub fn same_for(&self, other: &Claims, host: &HostPattern) -> bool {
+        self.created == other.created
+            && self.hosts.get(host) == other.hosts.get(host)
+            && self.host_default == other.host_default
+            && self.class == other.class
+            && self.policy == other.policy
     }
 
     fn report(
@@ -136,6 +161,7 @@ impl Claims {
     }
 
     fn read_rules(&mut self, ingress: &IngressFacts, object: &ObjectRef) {
+        let mut seen = HashMap::new();
         for (rule_index, rule) in ingress.rules.iter().enumerate() {
             let host = match HostPattern::parse(&rule.host) {
                 Ok(host) => host,
@@ -150,15 +176,23 @@ impl Claims {
                     continue;
                 }
             };
-            self.hosts.insert(host.clone());
+            self.hosts.entry(host.clone()).or_default();
             for (path_index, path) in rule.paths.iter().enumerate() {
                 let field = format!("spec.rules[{rule_index}].http.paths[{path_index}]");
-                self.read_path(&host, path, &field, object);
+                self.read_path(&host, path, &field.into(), &mut seen, object);
             }
         }
     }
 
-    fn read_path(&mut self, host: &HostPattern, facts: &PathFacts, field: &str, object: &ObjectRef) {
+    /// Reads one path. `seen`: the field in which each host, kind of match and path of this Ingress stood first.
+    fn read_path(
+        &mut self,
+        host: &HostPattern,
+        facts: &PathFacts,
+        field: &Arc<str>,
+        seen: &mut HashMap<(HostPattern, bool, String), Arc<str>>,
+        object: &ObjectRef,
+    ) {
         let path_type = match &*facts.path_type {
             "Exact" => PathType::Exact,
             "Prefix" => PathType::Prefix,
@@ -179,23 +213,20 @@ impl Claims {
                 return self.report(object, DiagnosticReason::InvalidPath, format!("{field}.path"), message);
             }
         };
-        let path: Arc<str> = match path::normalise(raw.as_bytes()) {
+        let path: Arc<str> = match path::normalise_rule(raw) {
             Ok(path) => Arc::from(&*path),
             Err(error) => {
                 let message = format!("path `{}` {}; the path is skipped", raw.escape_debug(), error.as_str());
                 return self.report(object, DiagnosticReason::InvalidPath, format!("{field}.path"), message);
             }
         };
-        let target = self.read_backend(&facts.backend, &format!("{field}.backend"), object);
-        let same = |claim: &PathClaim| {
-            claim.route.host == *host
-                && claim.route.path_type.is_prefix() == path_type.is_prefix()
-                && claim.route.match_path() == match_path(&path, path_type)
-        };
-        if let Some(first) = self.paths.iter().find(|claim| same(claim)) {
-            let message = format!("the same host, path and type stand in {}, which counts", first.field);
+        let identity = (host.clone(), path_type.is_prefix(), match_path(&path, path_type).to_owned());
+        if let Some(first) = seen.get(&identity) {
+            let message = format!("the same host, path and type stand in {first}, which counts");
             return self.report(object, DiagnosticReason::DuplicatePath, format!("{field}.path"), message);
         }
+        seen.insert(identity, field.clone());
+        let target = self.read_backend(&facts.backend, &format!("{field}.backend"), object);
         let route = Route {
             target,
             path,
@@ -203,7 +234,8 @@ impl Claims {
             is_default: false,
             ..self.default_route(host.clone(), Target::Refused(Refusal::BackendMissing))
         };
-        self.paths.push(PathClaim { route: Arc::new(route), field: field.into() });
+        let claim = PathClaim { route: Arc::new(route), field: field.clone() };
+        self.hosts.entry(host.clone()).or_default().push(claim);
     }
 
     fn default_route(&self, host: HostPattern, target: Target) -> Route {
@@ -254,8 +286,8 @@ impl Claims {
                 "names neither a service nor a resource; requests are answered with 503",
             ),
             Refusal::BackendInvalid | Refusal::Unknown => (
-                DiagnosticReason::BackendMissing,
-                "needs service.name and exactly one of port.name and port.number (1 to 65535); requests are answered with 503",
+                DiagnosticReason::BackendInvalid,
+                "needs the name of an object (a lower-case DNS name) and, for a service, exactly one of port.name (a lower-case name with at least one letter) and port.number (1 to 65535); requests are answered with 503",
             ),
         };
         match &target {
@@ -270,76 +302,134 @@ impl Claims {
     }
 
     fn read_tls(&mut self, ingress: &IngressFacts, store: &Store, object: &ObjectRef) {
-        let mut listed = BTreeSet::new();
+        let mut entries = Vec::new();
         for (index, tls) in ingress.tls.iter().enumerate() {
-            let secret = tls.secret.as_ref().map(|name| ObjectKey::new(self.ingress.namespace.clone(), name.clone()));
             let field: Arc<str> = format!("spec.tls[{index}]").into();
-            if let Some(secret) = &secret {
-                self.references.push((Reference::Secret(secret.clone()), format!("{field}.secretName").into()));
-            }
+            let secret = self.read_secret(tls, &field, object);
             for (host_index, host) in tls.hosts.iter().enumerate() {
                 match HostPattern::parse(host) {
-                    Ok(HostPattern::Any) => {}
+                    Ok(HostPattern::Any) => self.report(
+                        object,
+                        DiagnosticReason::InvalidHost,
+                        format!("{field}.hosts[{host_index}]"),
+                        "is empty; it is skipped. Leave hosts out to use the certificate for all of its names",
+                    ),
                     Ok(host) => {
-                        listed.insert(host.clone());
-                        self.tls.push(TlsClaim { host, secret: secret.clone(), field: field.clone() });
+                        let rank = if self.hosts.contains_key(&host) { TlsRank::Rule } else { TlsRank::Listed };
+                        self.claim(host, secret.clone(), rank, &field);
                     }
                     Err(error) => {
                         let message = format!("host `{}`: {error}; the host is skipped", host.escape_debug());
-                        self.report(
-                            object,
-                            DiagnosticReason::InvalidHost,
-                            format!("{field}.hosts[{host_index}]"),
-                            message,
-                        );
+                        let field = format!("{field}.hosts[{host_index}]");
+                        self.report(object, DiagnosticReason::InvalidHost, field, message);
                     }
                 }
             }
+            entries.push(Entry::new(secret, tls.hosts.is_empty(), field, store));
         }
-        if !ingress.tls.is_empty() {
-            self.claim_unlisted(ingress, store, &listed);
+        if !entries.is_empty() {
+            self.claim_rule_hosts(&entries, object);
+            self.claim_own_names(&entries);
         }
     }
 
-    /// Server names that no `hosts` lists: those of the certificate where an entry has no `hosts` at all, and the hosts
-    /// of the rules, which get the first Secret of this Ingress that covers them, else the default certificate
-    /// (ingress-nginx: extractTLSSecretName).
-    fn claim_unlisted(&mut self, ingress: &IngressFacts, store: &Store, listed: &BTreeSet<HostPattern>) {
-        let certificate_of = |name: &Arc<str>| {
-            let key = ObjectKey::new(self.ingress.namespace.clone(), name.clone());
-            let certificate = store.secrets.get(&key)?.certificate.as_ref().ok()?;
-            Some((key, certificate.clone()))
-        };
-        let mut claims = Vec::new();
-        for host in self.hosts.iter().filter(|host| **host != HostPattern::Any && !listed.contains(host)) {
-            let covering = ingress.tls.iter().enumerate().find_map(|(index, tls)| {
-                let (key, certificate) = certificate_of(tls.secret.as_ref()?)?;
-                certificate.covers(&host.to_string()).then_some((index, key))
-            });
-            let (index, secret) = match covering {
-                Some((index, key)) => (index, Some(key)),
-                // An entry without hosts is for every host of this Ingress, even while its Secret is missing or bad.
-                None => {
-                    let open = ingress.tls.iter().position(|tls| tls.hosts.is_empty() && tls.secret.is_some());
-                    let secret = open.and_then(|index| ingress.tls[index].secret.clone());
-                    (open.unwrap_or(0), secret.map(|name| ObjectKey::new(self.ingress.namespace.clone(), name)))
-                }
-            };
-            claims.push(TlsClaim { host: host.clone(), secret, field: format!("spec.tls[{index}]").into() });
+    /// The Secret of an entry; `None` where it names none, or one that cannot exist.
+    fn read_secret(&mut self, tls: &TlsFacts, field: &str, object: &ObjectRef) -> Option<ObjectKey> {
+        let name = tls.secret.as_ref()?;
+        let field = format!("{field}.secretName");
+        if !is_object_name(name) {
+            let message = format!(
+                "`{}` is no name that a Secret can have; the default certificate is served",
+                name.escape_debug()
+            );
+            self.report(object, DiagnosticReason::SecretNotFound, field, message);
+            return None;
         }
-        for (index, tls) in ingress.tls.iter().enumerate().filter(|(_, tls)| tls.hosts.is_empty()) {
-            let Some((key, certificate)) = tls.secret.as_ref().and_then(certificate_of) else { continue };
-            for host in certificate.names.iter().filter_map(|name| HostPattern::parse(name).ok()) {
-                if host != HostPattern::Any && !self.hosts.contains(&host) && !listed.contains(&host) {
-                    claims.push(TlsClaim {
-                        host,
-                        secret: Some(key.clone()),
-                        field: format!("spec.tls[{index}]").into(),
-                    });
+        let secret = ObjectKey::new(self.ingress.namespace.clone(), name.clone());
+        self.references.push((Reference::Secret(secret.clone()), field.into()));
+        Some(secret)
+    }
+
+    fn claim(&mut self, host: HostPattern, secret: Option<ObjectKey>, rank: TlsRank, field: &Arc<str>) {
+        self.tls.entry(host).or_default().push(TlsClaim { secret, rank, field: field.clone() });
+    }
+
+    /// Hosts of rules that no `hosts` lists get the first Secret of this Ingress that covers them, else the default
+    /// certificate (ingress-nginx: extractTLSSecretName). Secrets that are bad now are claimed as well: a gateway may hold
+    /// the last good form of one, and that one may cover the host.
+    fn claim_rule_hosts(&mut self, entries: &[Entry], object: &ObjectRef) {
+        let mut by_name: HashMap<&str, usize> = HashMap::new();
+        for (index, entry) in entries.iter().enumerate() {
+            for name in entry.certificate.iter().flat_map(|certificate| &certificate.names) {
+                by_name.entry(name).or_insert(index);
+            }
+        }
+        let unlisted: Vec<HostPattern> = self
+            .hosts
+            .keys()
+            .filter(|host| **host != HostPattern::Any && !self.tls.contains_key(host))
+            .cloned()
+            .collect();
+        for host in unlisted {
+            let text = host.to_string();
+            let wildcard = parent_of(&text).map(|parent| format!("*.{parent}"));
+            let exact = by_name.get(text.as_str());
+            let covering = exact.into_iter().chain(wildcard.and_then(|name| by_name.get(name.as_str()))).min();
+            if let Some(entry) = covering.map(|index| &entries[*index]) {
+                self.claim(host, entry.secret.clone(), TlsRank::Rule, &entry.field);
+                continue;
+            }
+            let candidates: Vec<&Entry> = entries.iter().filter(|entry| entry.bad || entry.is_open()).collect();
+            // An entry with neither hosts nor a Secret asks for the default certificate.
+            let asks_default = entries.iter().find(|entry| entry.open && entry.secret.is_none());
+            if let Some(entry) = asks_default.filter(|_| candidates.is_empty()) {
+                self.claim(host.clone(), None, TlsRank::Rule, &entry.field);
+            } else if candidates.is_empty() {
+                let message = format!(
+                    "no entry is for host {host} of the rules, and no certificate of this Ingress names it; the default certificate is served there"
+                );
+                self.report(object, DiagnosticReason::HostWithoutCertificate, "spec.tls", message);
+                self.claim(host.clone(), None, TlsRank::Rule, &Arc::from("spec.tls"));
+            }
+            for entry in candidates {
+                self.claim(host.clone(), entry.secret.clone(), TlsRank::Rule, &entry.field);
+            }
+        }
+    }
+
+    /// The names of a certificate whose entry has no `hosts` at all.
+    fn claim_own_names(&mut self, entries: &[Entry]) {
+        for entry in entries.iter().filter(|entry| entry.is_open()) {
+            let names = entry.certificate.iter().flat_map(|certificate| &certificate.names);
+            for host in names.filter_map(|name| HostPattern::parse(name).ok()) {
+                if host != HostPattern::Any && !self.tls.contains_key(&host) {
+                    self.claim(host, entry.secret.clone(), TlsRank::OwnName, &entry.field);
                 }
             }
         }
-        self.tls.extend(claims);
+    }
+}
+
+/// An element of `spec.tls` with what its Secret holds now.
+struct Entry {
+    secret: Option<ObjectKey>,
+    open: bool,
+    field: Arc<str>,
+    certificate: Option<CertificateFacts>,
+    /// The Secret exists and gives no certificate.
+    bad: bool,
+}
+
+impl Entry {
+    fn new(secret: Option<ObjectKey>, open: bool, field: Arc<str>, store: &Store) -> Self {
+        let facts = secret.as_ref().and_then(|key| store.secrets.get(key));
+        let certificate = facts.and_then(|facts| facts.certificate.as_ref().ok()).cloned();
+        Entry { bad: facts.is_some() && certificate.is_none(), secret, open, field, certificate }
+    }
+
+    /// For every name of its certificate, and every host of the rules.
+    fn is_open(&self) -> bool {
+        self.open && self.secret.is_some()
     }
 }
 
@@ -348,18 +438,22 @@ fn target(namespace: &Arc<str>, backend: &BackendFacts) -> Target {
     match backend {
         BackendFacts::Ambiguous => Target::Refused(Refusal::BackendAmbiguous),
         BackendFacts::Missing => Target::Refused(Refusal::BackendMissing),
-        BackendFacts::Resource { api_group: None, kind, name } if &**kind == "ConfigMap" && !name.is_empty() => {
-            Target::Content(ObjectKey::new(namespace.clone(), name.clone()))
+        BackendFacts::Resource { api_group: None, kind, name } if &**kind == "ConfigMap" => {
+            if is_object_name(name) {
+                Target::Content(ObjectKey::new(namespace.clone(), name.clone()))
+            } else {
+                Target::Refused(Refusal::BackendInvalid)
+            }
         }
         BackendFacts::Resource { .. } => Target::Refused(Refusal::ResourceUnsupported),
         BackendFacts::Service { name, port_name, port_number } => {
             let port = match (port_name, port_number) {
-                (Some(name), None) => Some(ServicePort::Name(name.clone())),
+                (Some(name), None) => is_port_name(name).then(|| ServicePort::Name(name.clone())),
                 (None, Some(number)) => u16::try_from(*number).ok().filter(|port| *port != 0).map(ServicePort::Number),
                 _ => None,
             };
             match port {
-                Some(port) if !name.is_empty() => {
+                Some(port) if is_object_name(name) => {
                     Target::Backend(BackendKey { service: ObjectKey::new(namespace.clone(), name.clone()), port })
                 }
                 _ => Target::Refused(Refusal::BackendInvalid),

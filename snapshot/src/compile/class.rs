@@ -1,5 +1,6 @@
 //! The chain Ingress → IngressClass → `spec.controller`: whose Ingress it is, and which settings its class has.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use super::store::Store;
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
 use crate::facts::{ClassFacts, IngressFacts};
 use crate::key::{Kind, ObjectKey, ObjectRef};
-use crate::settings::{ClassSettings, SettingProblem, Settings};
+use crate::settings::{ClassSettings, Mode, SettingProblem, Settings};
 
 /// What an Ingress says about its class. Ingresses are indexed by it, so that a class edit finds them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +39,8 @@ pub struct Class {
     pub ours: bool,
     /// It is marked as default class.
     pub is_default: bool,
+    /// Its age.
+    pub created: i64,
     /// Settings of `spec.parameters` over the global ones.
     pub settings: ClassSettings,
 }
@@ -78,14 +81,23 @@ impl Classes {
             .classes
             .values()
             .map(|facts| {
+                let ours = settings.mode == Mode::Standalone || settings.accepts_controller(&facts.controller);
                 let class = Class {
-                    ours: settings.serves_every_class() || settings.accepts_controller(&facts.controller),
+                    ours,
                     is_default: facts.is_default,
-                    settings: with_parameters(facts, &global, store, &mut diagnostics),
+                    created: facts.created,
+                    // What somebody else's class means by its parameters is not ours to judge.
+                    settings: match ours {
+                        true => with_parameters(facts, &global, store, &mut diagnostics),
+                        false => global.clone(),
+                    },
                 };
                 (facts.key.name.clone(), class)
             })
             .collect();
+        // Classes may share a ConfigMap; what is wrong with it is said once.
+        diagnostics.sort();
+        diagnostics.dedup();
         (Classes { global, by_name }, diagnostics)
     }
 
@@ -104,6 +116,10 @@ impl Classes {
             };
         }
         match reference {
+            // Among files the name is enough: the class object may have stayed in the cluster.
+            ClassRef::Field(name) if settings.mode == Mode::Standalone => {
+                if settings.ingress_class.as_ref() == Some(name) { named(name) } else { Membership::Foreign }
+            }
             ClassRef::Field(name) => match self.by_name.get(name) {
                 None => Membership::Unknown,
                 Some(class) if class.ours && settings.ingress_class.as_ref().is_none_or(|only| only == name) => {
@@ -126,12 +142,14 @@ impl Classes {
         }
     }
 
-    /// The class that takes Ingresses without one; the first by name, should several be marked.
+    /// The class that takes Ingresses without one. Should several be marked: the newest, then the first by name, as the
+    /// API server's admission does it.
     pub fn default_class(&self, settings: &Settings) -> Option<Arc<str>> {
         self.by_name
             .iter()
             .filter(|(name, _)| settings.ingress_class.as_ref().is_none_or(|only| only == *name))
-            .find(|(_, class)| class.ours && class.is_default)
+            .filter(|(_, class)| class.ours && class.is_default)
+            .min_by_key(|(name, class)| (Reverse(class.created), (*name).clone()))
             .map(|(name, _)| name.clone())
     }
 }

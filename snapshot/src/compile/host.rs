@@ -17,11 +17,12 @@ pub fn sort_by_precedence(claims: &mut [&Arc<Claims>]) {
 
 /// Builds a host from the claims of its Ingresses, which must be in order of precedence.
 pub fn build(host: &HostPattern, claims: &[&Arc<Claims>]) -> (VirtualHost, Vec<Diagnostic>) {
-    let mut virtual_host = VirtualHost::default();
+    let policy = claims.first().map(|claims| claims.policy().clone()).unwrap_or_default();
+    let mut virtual_host = VirtualHost { policy, ..VirtualHost::default() };
     let mut diagnostics = Vec::new();
     let mut taken: BTreeMap<(bool, String), Arc<Route>> = BTreeMap::new();
     for claims in claims {
-        for claim in claims.paths.iter().filter(|claim| claim.route.host == *host) {
+        for claim in claims.hosts.get(host).into_iter().flatten() {
             let route = &claim.route;
             let key = (route.path_type.is_prefix(), route.match_path().to_owned());
             let Some(winner) = taken.get(&key) else {
@@ -48,9 +49,21 @@ pub fn build(host: &HostPattern, claims: &[&Arc<Claims>]) -> (VirtualHost, Vec<D
                 winner,
             });
         }
-        if virtual_host.default.is_none() {
-            virtual_host.default = claims.default_for(host);
+        match (&virtual_host.default, claims.default_for(host)) {
+            (None, default) => virtual_host.default = default,
+            (Some(winner), Some(_)) => diagnostics.extend(default_conflict(claims, winner, &format!("of {host}"))),
+            (Some(_), None) => {}
         }
     }
     (virtual_host, diagnostics)
+}
+
+/// The diagnostic of an Ingress whose default backend another Ingress' takes the place of.
+pub fn default_conflict(loser: &Claims, winner: &Route, whose: &str) -> Option<Diagnostic> {
+    let winner = winner.ingress.as_ref()?;
+    let message = format!(
+        "the default backend {whose} is that of Ingress {winner}, which is older, or of the same age and sorts last; this one takes no request there"
+    );
+    let object = ObjectRef::new(Kind::Ingress, &loser.ingress);
+    Some(Diagnostic::new(object, DiagnosticReason::DefaultBackendConflict, "spec.defaultBackend", message))
 }

@@ -4,7 +4,7 @@
 //! claims of an Ingress → certificates, contents and backends → hosts and server names → diagnostics of references. A
 //! stage marks the keys of later stages that depend on what it changed; equal results stop there. The whole output is a
 //! function of the objects, settings and mode alone: applying edits one by one, in any order, and applying their sum to
-//! an empty world give equal snapshots and diagnostics (`tests/incremental.rs`).
+//! an empty world give equal snapshots and diagnostics (`tests/suite/incremental.rs`).
 
 mod backend;
 mod claims;
@@ -26,7 +26,7 @@ use class::{ClassRef, Classes};
 use store::{Index, Store};
 
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
-use crate::facts::{Facts, Object};
+use crate::facts::{Facts, Object, ServiceFacts, ServiceKind};
 use crate::key::{BackendKey, HostPattern, Kind, ObjectKey, ObjectRef, ServicePort};
 use crate::model::{Delta, Globals, PathType, Policy, Resource, Route, Snapshot, Target, Version};
 use crate::settings::{Mode, Settings};
@@ -53,7 +53,9 @@ pub struct Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Origin {
     Object(Kind, ObjectKey),
+    Settings,
     Classes,
+    CatchAlls,
     Claims(ObjectKey),
     Host(HostPattern),
     TlsHost(HostPattern),
@@ -64,6 +66,7 @@ enum Origin {
 #[derive(Debug, Default)]
 struct Dirty {
     classes: bool,
+    globals: bool,
     ingresses: BTreeSet<ObjectKey>,
     hosts: BTreeSet<HostPattern>,
     tls_hosts: BTreeSet<HostPattern>,
@@ -118,7 +121,7 @@ impl World {
             origins: Index::default(),
             resource_versions: BTreeMap::new(),
         };
-        let mut dirty = Dirty::default();
+        let mut dirty = Dirty { globals: true, ..Dirty::default() };
         dirty.backends.extend(world.settings.default_backend.clone());
         dirty.certificates.extend(world.settings.default_certificate.clone());
         world.recompute(dirty);
@@ -163,9 +166,9 @@ impl World {
         Some(status::build(addresses, has_tls, diagnostics.iter().map(|diagnostic| diagnostic.reason)))
     }
 
-    /// Whether the world has an Ingress, ours or not.
-    pub fn knows_ingress(&self, key: &ObjectKey) -> bool {
-        self.store.ingresses.contains_key(key)
+    /// Whether the world has an object, used or not.
+    pub fn knows(&self, kind: Kind, key: &ObjectKey) -> bool {
+        self.store.contains(kind, key)
     }
 
     /// The Ingresses that are ours.
@@ -193,7 +196,7 @@ impl World {
                 let version = object.metadata().resource_version.as_deref().and_then(|text| text.parse::<u64>().ok());
                 let highest = self.resource_versions.entry(facts.kind()).or_default();
                 *highest = (*highest).max(version.unwrap_or(0));
-                diagnostics.extend(self.judge_endpoints_annotation(&facts));
+                diagnostics.extend(self.judge_mode(&facts));
                 (facts.kind(), facts.key().clone(), Some(facts), diagnostics)
             }
             Edit::Remove(kind, key) => (kind, key, None, Vec::new()),
@@ -206,7 +209,9 @@ impl World {
             Kind::Service => self.mark_backends(&key, dirty),
             Kind::EndpointSlice => change.services.iter().for_each(|service| self.mark_backends(service, dirty)),
             Kind::Secret => {
-                dirty.ingresses.extend(self.by_secret.of(&key).cloned());
+                if !change.renewed {
+                    self.mark_secret(&key, dirty);
+                }
                 dirty.certificates.insert(key);
             }
             Kind::ConfigMap => {
@@ -221,23 +226,57 @@ impl World {
         }
     }
 
-    /// The annotation that replaces EndpointSlices is for files only, and has to be readable there.
-    fn judge_endpoints_annotation(&self, facts: &Facts) -> Option<Diagnostic> {
-        let Facts::Service(service) = facts else { return None };
-        let annotated = service.annotated.as_ref()?;
-        let (reason, message) = match (self.settings.mode, annotated) {
+    /// What an object may not say in this mode: endpoints by annotation are for files only (and have to be readable there),
+    /// and in a cluster nothing may lead to the gateway's own pod.
+    fn judge_mode(&self, facts: &Facts) -> Vec<Diagnostic> {
+        match facts {
+            Facts::Service(service) => self.judge_service(service).into_iter().collect(),
+            Facts::Slice(slice) => {
+                let object = ObjectRef::new(Kind::EndpointSlice, &slice.key);
+                let refused =
+                    slice.endpoints.iter().filter(|endpoint| !backend::may_reach(endpoint.address, self.settings.mode));
+                let diagnostic = |endpoint: &crate::facts::EndpointFacts| {
+                    let message = format!(
+                        "{} is a loopback or link-local address, which is the gateway's own pod or node; the endpoint is not used",
+                        endpoint.address
+                    );
+                    Diagnostic::new(object.clone(), DiagnosticReason::EndpointInvalid, "endpoints", message)
+                };
+                refused.map(diagnostic).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn judge_service(&self, service: &ServiceFacts) -> Option<Diagnostic> {
+        let object = ObjectRef::new(Kind::Service, &service.key);
+        if let ServiceKind::ExternalName(name) = &service.kind
+            && self.settings.mode == Mode::Cluster
+            && backend::is_localhost(name)
+        {
+            let message = "names the gateway's own pod; requests are answered with 503";
+            return Some(Diagnostic::new(object, DiagnosticReason::ServiceUnsupported, "spec.externalName", message));
+        }
+        let (reason, message) = match (self.settings.mode, service.annotated.as_ref()?) {
             (Mode::Cluster, _) => (
                 DiagnosticReason::AnnotationRefused,
                 "endpoints by annotation are for standalone mode only; EndpointSlices are used".to_owned(),
             ),
             (Mode::Standalone, Err(message)) => (
-                DiagnosticReason::AnnotationInvalid,
+                DiagnosticReason::EndpointInvalid,
                 format!("{message}; the last good endpoints stay in force, else requests are answered with 503"),
             ),
             (Mode::Standalone, Ok(_)) => return None,
         };
-        let object = ObjectRef::new(Kind::Service, &service.key);
         Some(Diagnostic::new(object, reason, "metadata.annotations[sluicegate.dev/endpoints]", message))
+    }
+
+    /// Whoever names a Secret has to be looked at again, and every server name that it may serve.
+    fn mark_secret(&self, secret: &ObjectKey, dirty: &mut Dirty) {
+        for ingress in self.by_secret.of(secret) {
+            dirty.ingresses.insert(ingress.clone());
+            dirty.tls_hosts.extend(self.claims.get(ingress).into_iter().flat_map(|claims| claims.tls.keys().cloned()));
+        }
     }
 
     fn mark_backends(&self, service: &ObjectKey, dirty: &mut Dirty) {
@@ -265,8 +304,10 @@ impl World {
         for host in &dirty.tls_hosts {
             self.recompute_tls_host(host, &mut delta, &mut diagnosed);
         }
-        let globals = self.globals();
-        delta.globals = (globals != self.snapshot.globals).then_some(globals);
+        if dirty.globals {
+            let globals = self.recompute_globals(&mut diagnosed);
+            delta.globals = (globals != self.snapshot.globals).then_some(globals);
+        }
         delta.version = Version {
             resource_versions: self
                 .resource_versions
@@ -285,6 +326,8 @@ impl World {
             };
             self.diagnose(Origin::References(key.clone()), diagnostics, &mut diagnosed);
         }
+        let diagnostics = references::diagnose_settings(&self.settings, &self.store, &self.snapshot);
+        self.diagnose(Origin::Settings, diagnostics, &mut diagnosed);
         Outcome { delta, diagnosed }
     }
 
@@ -293,6 +336,7 @@ impl World {
         let old = std::mem::replace(&mut self.classes, classes);
         self.diagnose(Origin::Classes, diagnostics, diagnosed);
         if old.global != self.classes.global {
+            dirty.globals = true;
             dirty.ingresses.extend(self.store.ingresses.keys().cloned());
             return;
         }
@@ -325,21 +369,69 @@ impl World {
             Some(new) => self.claims.insert(key.clone(), new.clone()),
             None => self.claims.remove(key),
         };
-        // Even equal claims may lead elsewhere: a Secret's certificate can change while its names stay.
-        for claims in [&old, &new].into_iter().flatten() {
-            dirty.tls_hosts.extend(claims.tls.iter().map(|claim| claim.host.clone()));
+        if old != new {
+            self.index_claims(key, old.as_deref(), new.as_deref(), dirty);
         }
-        if old == new {
-            return;
+    }
+
+    /// Moves an Ingress in the indexes from what it claimed to what it claims, and marks what that changes.
+    fn index_claims(&mut self, key: &ObjectKey, old: Option<&Claims>, new: Option<&Claims>, dirty: &mut Dirty) {
+        let ranked_alike = matches!((old, new), (Some(old), Some(new)) if old.created == new.created);
+        for host in both(old, new, |claims| claims.hosts.keys()) {
+            let (was, is) = (claims_host(old, host), claims_host(new, host));
+            let had_rule = self.by_host.contains(host);
+            self.by_host.set(host, key, is);
+            if had_rule != self.by_host.contains(host) && self.by_tls_host.contains(host) {
+                dirty.tls_hosts.insert(host.clone());
+            }
+            let same = was && is && matches!((old, new), (Some(old), Some(new)) if old.same_for(new, host));
+            if !same {
+                dirty.hosts.insert(host.clone());
+            }
         }
-        if let Some(old) = &old {
-            self.index(old, Index::remove, Index::remove, Index::remove, dirty);
-            self.catch_alls.remove(key);
+        for host in both(old, new, |claims| claims.tls.keys()) {
+            let of = |claims: Option<&Claims>| claims.and_then(|claims| claims.tls.get(host)).cloned();
+            let (was, is) = (of(old), of(new));
+            self.by_tls_host.set(host, key, is.is_some());
+            if was != is || !ranked_alike {
+                dirty.tls_hosts.insert(host.clone());
+            }
         }
-        if let Some(new) = &new {
-            self.index(new, Index::insert, Index::insert, Index::insert, dirty);
-            if new.catch_all.is_some() {
-                self.catch_alls.insert(key.clone());
+        let names = |claims: Option<&Claims>| -> BTreeSet<Reference> {
+            claims.into_iter().flat_map(|claims| &claims.references).map(|(reference, _)| reference.clone()).collect()
+        };
+        let (was, is) = (names(old), names(new));
+        for reference in was.symmetric_difference(&is) {
+            self.index_reference(reference, key, is.contains(reference), dirty);
+        }
+        let catch_all = |claims: Option<&Claims>| claims.and_then(|claims| claims.catch_all.clone());
+        let (was, is) = (catch_all(old), catch_all(new));
+        if was != is || (is.is_some() && !ranked_alike) {
+            dirty.globals = true;
+        }
+        match is {
+            Some(_) => drop(self.catch_alls.insert(key.clone())),
+            None => drop(self.catch_alls.remove(key)),
+        }
+    }
+
+    /// Records whether an Ingress names something; what nobody names is not compiled.
+    fn index_reference(&mut self, reference: &Reference, ingress: &ObjectKey, named: bool, dirty: &mut Dirty) {
+        match reference {
+            Reference::Backend(key) => {
+                if self.by_backend.set(key, ingress, named) {
+                    dirty.backends.insert(key.clone());
+                }
+            }
+            Reference::Content(key) => {
+                if self.by_content.set(key, ingress, named) {
+                    dirty.contents.insert(key.clone());
+                }
+            }
+            Reference::Secret(key) => {
+                if self.by_secret.set(key, ingress, named) {
+                    dirty.certificates.insert(key.clone());
+                }
             }
         }
     }
@@ -357,48 +449,17 @@ impl World {
         }
     }
 
-    /// Adds or removes an Ingress under everything it claims or names, and marks all of that.
-    fn index(
-        &mut self,
-        claims: &Claims,
-        on_host: impl Fn(&mut Index<HostPattern, ObjectKey>, &HostPattern, &ObjectKey),
-        on_backend: impl Fn(&mut Index<BackendKey, ObjectKey>, &BackendKey, &ObjectKey),
-        on_object: impl Fn(&mut Index<ObjectKey, ObjectKey>, &ObjectKey, &ObjectKey),
-        dirty: &mut Dirty,
-    ) {
-        let ingress = &claims.ingress;
-        for host in &claims.hosts {
-            on_host(&mut self.by_host, host, ingress);
-            dirty.hosts.insert(host.clone());
-        }
-        for claim in &claims.tls {
-            on_host(&mut self.by_tls_host, &claim.host, ingress);
-        }
-        for (reference, _) in &claims.references {
-            match reference {
-                Reference::Backend(key) => {
-                    on_backend(&mut self.by_backend, key, ingress);
-                    dirty.backends.insert(key.clone());
-                }
-                Reference::Content(key) => {
-                    on_object(&mut self.by_content, key, ingress);
-                    dirty.contents.insert(key.clone());
-                }
-                Reference::Secret(key) => {
-                    on_object(&mut self.by_secret, key, ingress);
-                    dirty.certificates.insert(key.clone());
-                }
-            }
-        }
-    }
-
     /// Backends, contents and certificates: those that somebody names exist, the others do not.
     fn recompute_resources(&mut self, dirty: &mut Dirty, delta: &mut Delta) {
         for key in &dirty.backends {
             let used = self.by_backend.contains(key) || self.settings.default_backend.as_ref() == Some(key);
             let new = used.then(|| backend::build(key, &self.store, self.settings.mode));
-            if self.snapshot.backends.get(key) != new.as_ref() {
-                dirty.references.extend(self.by_backend.of(key).cloned());
+            let old = self.snapshot.backends.get(key);
+            if old != new.as_ref() {
+                // Other endpoints are no news to those who name the backend.
+                if old.map(references::trouble) != new.as_ref().map(references::trouble) {
+                    dirty.references.extend(self.by_backend.of(key).cloned());
+                }
                 delta.backends.insert(key.clone(), new);
             }
         }
@@ -442,7 +503,7 @@ impl World {
         let (new, diagnostics) = match claims.is_empty() {
             true => (None, Vec::new()),
             false => {
-                let (built, diagnostics) = tls::build(host, &claims, &self.store);
+                let (built, diagnostics) = tls::build(host, &claims, &self.store, self.by_host.contains(host));
                 (Some(built), diagnostics)
             }
         };
@@ -459,44 +520,60 @@ impl World {
         claims
     }
 
-    fn globals(&self) -> Globals {
+    fn recompute_globals(&mut self, diagnosed: &mut BTreeSet<ObjectRef>) -> Globals {
         let catch_alls = self.ranked(self.catch_alls.iter());
-        Globals {
-            catch_all: catch_alls.first().and_then(|claims| claims.catch_all.clone()),
-            default_backend: self.settings.default_backend.as_ref().map(|key| {
-                Arc::new(Route {
-                    ingress: None,
-                    class: Arc::from(""),
-                    host: HostPattern::Any,
-                    path: Arc::from("/"),
-                    path_type: PathType::Prefix,
-                    is_default: true,
-                    target: Target::Backend(key.clone()),
-                    policy: Policy {
-                        ssl_redirect: self.classes.global.ssl_redirect,
-                        reject_encoded_slashes: self.classes.global.reject_encoded_slashes,
-                    },
-                })
-            }),
-            default_certificate: self.settings.default_certificate.clone(),
-        }
+        let catch_all = catch_alls.first().and_then(|claims| claims.catch_all.clone());
+        let losers = catch_alls.iter().skip(1);
+        let conflict = |loser: &&Arc<Claims>| host::default_conflict(loser, catch_all.as_deref()?, "of all hosts");
+        let diagnostics = losers.filter_map(conflict).collect();
+        self.diagnose(Origin::CatchAlls, diagnostics, diagnosed);
+        let policy = Policy {
+            ssl_redirect: self.classes.global.ssl_redirect,
+            reject_encoded_slashes: self.classes.global.reject_encoded_slashes,
+        };
+        let default_backend = self.settings.default_backend.as_ref().map(|key| {
+            Arc::new(Route {
+                ingress: None,
+                class: Arc::from(""),
+                host: HostPattern::Any,
+                path: Arc::from("/"),
+                path_type: PathType::Prefix,
+                is_default: true,
+                target: Target::Backend(key.clone()),
+                policy: policy.clone(),
+            })
+        });
+        Globals { catch_all, default_backend, default_certificate: self.settings.default_certificate.clone(), policy }
     }
 
-    /// Replaces the diagnostics of an origin.
+    /// Replaces the diagnostics of an origin, and notes the objects whose diagnostics change by it.
     fn diagnose(&mut self, origin: Origin, new: Vec<Diagnostic>, diagnosed: &mut BTreeSet<ObjectRef>) {
-        if self.diagnostics.get(&origin).map_or(new.is_empty(), |old| *old == new) {
-            return;
-        }
-        for diagnostic in self.diagnostics.remove(&origin).unwrap_or_default() {
-            self.origins.remove(&diagnostic.object, &origin);
-            diagnosed.insert(diagnostic.object);
-        }
-        for diagnostic in &new {
-            self.origins.insert(&diagnostic.object, &origin);
-            diagnosed.insert(diagnostic.object.clone());
+        let old = self.diagnostics.remove(&origin).unwrap_or_default();
+        if old != new {
+            let (was, is): (BTreeSet<_>, BTreeSet<_>) = (old.iter().collect(), new.iter().collect());
+            diagnosed.extend(was.symmetric_difference(&is).map(|diagnostic| diagnostic.object.clone()));
+            let objects = |diagnostics: &[Diagnostic]| -> BTreeSet<ObjectRef> {
+                diagnostics.iter().map(|diagnostic| diagnostic.object.clone()).collect()
+            };
+            let (was, is) = (objects(&old), objects(&new));
+            was.difference(&is).for_each(|object| self.origins.remove(object, &origin));
+            is.difference(&was).for_each(|object| self.origins.insert(object, &origin));
         }
         if !new.is_empty() {
             self.diagnostics.insert(origin, new);
         }
     }
+}
+
+fn claims_host(claims: Option<&Claims>, host: &HostPattern) -> bool {
+    claims.is_some_and(|claims| claims.hosts.contains_key(host))
+}
+
+/// Keys of either of two claims, each once.
+fn both<'a, I: Iterator<Item = &'a HostPattern>>(
+    old: Option<&'a Claims>,
+    new: Option<&'a Claims>,
+    keys: impl Fn(&'a Claims) -> I,
+) -> BTreeSet<&'a HostPattern> {
+    old.into_iter().chain(new).flat_map(keys).collect()
 }

@@ -4,7 +4,8 @@ use super::claims::{Claims, Reference};
 use super::store::Store;
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
 use crate::key::{BackendKey, Kind, ObjectKey, ObjectRef};
-use crate::model::{Resource, Snapshot, Unavailable};
+use crate::model::{Backend, Resource, Snapshot, Unavailable};
+use crate::settings::Settings;
 
 /// The diagnostics of one Ingress' references, each at the field that names it.
 pub fn diagnose(claims: &Claims, store: &Store, snapshot: &Snapshot) -> Vec<Diagnostic> {
@@ -21,6 +22,39 @@ pub fn diagnose(claims: &Claims, store: &Store, snapshot: &Snapshot) -> Vec<Diag
         }
     }
     diagnostics
+}
+
+/// What the settings name and do not get, each at the object that is missing.
+pub fn diagnose_settings(settings: &Settings, store: &Store, snapshot: &Snapshot) -> Vec<Diagnostic> {
+    let mut diagnostics = Vec::new();
+    let mut report = |kind: Kind, key: &ObjectKey, setting: &str, (reason, message): (DiagnosticReason, String)| {
+        diagnostics.push(Diagnostic::new(ObjectRef::new(kind, key), reason, format!("(setting {setting})"), message));
+    };
+    if let Some(key) = &settings.default_certificate
+        && let Some(problem) = secret(key, store)
+    {
+        report(Kind::Secret, key, "defaultCertificate", problem);
+    }
+    if let Some(key) = &settings.default_backend
+        && let Some(problem) = backend(key, snapshot)
+    {
+        report(Kind::Service, &key.service, "defaultBackend", problem);
+    }
+    if let Some(key) = &settings.config_map
+        && !store.config_maps.contains_key(key)
+    {
+        let message = format!("ConfigMap {key} does not exist; the settings of the configuration file are used");
+        report(Kind::ConfigMap, key, "configmap", (DiagnosticReason::ConfigMapNotFound, message));
+    }
+    diagnostics
+}
+
+/// What is wrong with a backend, as far as those who name it are told.
+pub fn trouble(backend: &Resource<Backend>) -> (Option<Unavailable>, Option<DiagnosticReason>) {
+    match backend {
+        Resource::Valid(backend) => (backend.unavailable, None),
+        Resource::Invalid(invalid) => (None, Some(invalid.reason)),
+    }
 }
 
 fn backend(key: &BackendKey, snapshot: &Snapshot) -> Option<(DiagnosticReason, String)> {

@@ -38,8 +38,8 @@ pub struct IngressPoint {
     pub ports: Vec<PortStatus>,
 }
 
-/// Builds the status of an Ingress of ours. Port 443 is there where it has `tls`, with the first certificate problem as
-/// its error.
+/// Builds the status of an Ingress of ours. Port 443 is there where it has `tls`, with a certificate problem as its error
+/// (of several the first by alphabet, so that the order of edits does not show).
 pub fn build(
     addresses: &[PublishAddress],
     has_tls: bool,

@@ -51,6 +51,17 @@ impl<K: Ord + Clone, V: Ord + Clone> Index<K, V> {
         }
     }
 
+    /// Records or forgets a dependency; returns whether that gave `key` its first, or took its last.
+    pub fn set(&mut self, key: &K, value: &V, is: bool) -> bool {
+        let was = self.contains(key);
+        if is {
+            self.insert(key, value);
+        } else {
+            self.remove(key, value);
+        }
+        was != self.contains(key)
+    }
+
     /// Who depends on `key`.
     pub fn of<'a>(&'a self, key: &K) -> impl Iterator<Item = &'a V> + use<'a, K, V> {
         self.0.get(key).into_iter().flatten()
@@ -68,6 +79,18 @@ impl<K: Ord + Clone, V: Ord + Clone> Index<K, V> {
 }
 
 impl Store {
+    /// Whether an object is there.
+    pub fn contains(&self, kind: Kind, key: &ObjectKey) -> bool {
+        match kind {
+            Kind::Ingress => self.ingresses.contains_key(key),
+            Kind::IngressClass => self.classes.contains_key(key),
+            Kind::Service => self.services.contains_key(key),
+            Kind::EndpointSlice => self.slices.contains_key(key),
+            Kind::Secret => self.secrets.contains_key(key),
+            Kind::ConfigMap => self.config_maps.contains_key(key),
+        }
+    }
+
     /// Stores or removes one object. Returns what stood there before; `None` where the edit changes nothing.
     pub fn put(&mut self, kind: Kind, key: &ObjectKey, new: Option<&Facts>) -> Option<Change> {
         fn swap<T: PartialEq>(
@@ -100,7 +123,15 @@ impl Store {
             Kind::Ingress => drop(swap_kind!(ingresses, Ingress)?),
             Kind::IngressClass => drop(swap_kind!(classes, Class)?),
             Kind::Service => drop(swap_kind!(services, Service)?),
-            Kind::Secret => drop(swap_kind!(secrets, Secret)?),
+            Kind::Secret => {
+                let old: Option<Arc<SecretFacts>> = swap_kind!(secrets, Secret)?;
+                let identity = |facts: Option<&Arc<SecretFacts>>| {
+                    let certificate = facts?.certificate.as_ref().ok()?;
+                    Some((certificate.names.clone(), certificate.key_type))
+                };
+                let (old, new) = (identity(old.as_ref()), identity(self.secrets.get(key)));
+                change.renewed = old.is_some() && old == new;
+            }
             Kind::ConfigMap => drop(swap_kind!(config_maps, ConfigMap)?),
             Kind::EndpointSlice => {
                 let old: Option<Arc<SliceFacts>> = swap_kind!(slices, Slice)?;
@@ -124,4 +155,6 @@ impl Store {
 pub struct Change {
     /// Services whose EndpointSlices changed.
     pub services: Vec<ObjectKey>,
+    /// A Secret's certificate was replaced by one with the same names and kind of key, so that nothing else changes.
+    pub renewed: bool,
 }

@@ -2,44 +2,59 @@
 
 use std::sync::Arc;
 
-use super::claims::Claims;
+use super::claims::{Claims, TlsClaim, TlsRank};
 use super::store::Store;
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
 use crate::key::{HostPattern, Kind, ObjectKey, ObjectRef};
 use crate::model::{KeyType, TlsHost};
 
-/// Builds a server name from the claims of its Ingresses, which must be in order of precedence.
+/// Builds a server name from the claims of its Ingresses, which must be in order of precedence. `ruled`: some Ingress has a
+/// rule for exactly this host.
 ///
-/// The first Ingress decides (ingress-nginx: a host's certificate is that of its oldest Ingress with TLS). A second
-/// Secret counts only where it adds another key type (RSA beside ECDSA) and comes from the same namespace: no other
-/// namespace can slip a certificate under a host.
-pub fn build(host: &HostPattern, claims: &[&Arc<Claims>], store: &Store) -> (TlsHost, Vec<Diagnostic>) {
+/// The strongest claim decides, and among equal ones the first Ingress (ingress-nginx: a host's certificate is that of its
+/// oldest Ingress with TLS). A second Secret counts only where it adds another key type (RSA beside ECDSA) and comes from
+/// the same namespace: no other namespace can slip a certificate under a host.
+pub fn build(host: &HostPattern, claims: &[&Arc<Claims>], store: &Store, ruled: bool) -> (TlsHost, Vec<Diagnostic>) {
+    let mut ranked: Vec<(&Claims, &TlsClaim)> = claims
+        .iter()
+        .flat_map(|claims| claims.tls.get(host).into_iter().flatten().map(|claim| (&***claims, claim)))
+        .collect();
+    // Stable: the order of precedence stays among equals.
+    ranked.sort_by_key(|(_, claim)| claim.rank);
+    let Some((owner, strongest)) = ranked.first().copied() else { return (TlsHost::default(), Vec::new()) };
     let mut diagnostics = Vec::new();
-    let mut chosen = TlsHost::default();
+    let mut chosen = TlsHost {
+        certificates: Vec::new(),
+        redirect: strongest.rank == TlsRank::Rule || !ruled,
+        own_name: strongest.rank == TlsRank::OwnName,
+    };
     let mut types: Vec<KeyType> = Vec::new();
-    let owner = claims.first().map(|claims| &claims.ingress);
-    for claims in claims {
-        for claim in claims.tls.iter().filter(|claim| claim.host == *host) {
-            let Some(secret) = &claim.secret else { continue };
-            let facts = store.secrets.get(secret);
-            let certificate = facts.and_then(|facts| facts.certificate.as_ref().ok());
-            if certificate.is_some_and(|certificate| !certificate.covers(&host.to_string())) {
-                diagnostics.push(mismatch(host, claims, &claim.field, secret));
-                continue;
-            }
-            let first_choice = owner == Some(&claims.ingress);
-            let same_namespace = owner.is_some_and(|owner| owner.namespace == claims.ingress.namespace);
-            let adds_type = certificate.is_some_and(|certificate| !types.contains(&certificate.key_type));
-            // A Secret of the owner that is bad now stays listed: the gateway may hold its last good form.
-            let keep = if first_choice {
-                certificate.is_none() || adds_type
-            } else {
-                !types.is_empty() && same_namespace && adds_type
-            };
-            if keep && !chosen.certificates.contains(secret) {
-                types.extend(certificate.map(|certificate| certificate.key_type));
-                chosen.certificates.push(secret.clone());
-            }
+    let name = host.to_string();
+    for (claims, claim) in ranked {
+        let Some(secret) = claim.secret.as_ref().filter(|secret| !chosen.certificates.contains(secret)) else {
+            continue;
+        };
+        let facts = store.secrets.get(secret);
+        let certificate = facts.and_then(|facts| facts.certificate.as_ref().ok());
+        if certificate.is_some_and(|certificate| !certificate.covers(&name)) {
+            diagnostics.push(mismatch(host, claims, &claim.field, secret));
+            continue;
+        }
+        let adds_type = certificate.is_some_and(|certificate| !types.contains(&certificate.key_type));
+        // A Secret that is bad now stays listed: the gateway may hold its last good form.
+        let is_bad = facts.is_some() && certificate.is_none();
+        let keep = if claims.ingress == owner.ingress {
+            certificate.is_none() || adds_type
+        } else {
+            !chosen.certificates.is_empty()
+                && owner.ingress.namespace == claims.ingress.namespace
+                && (adds_type || is_bad)
+        };
+        if keep {
+            types.extend(certificate.map(|certificate| certificate.key_type));
+            chosen.certificates.push(secret.clone());
+        } else if claims.ingress != owner.ingress && claim.rank != TlsRank::OwnName {
+            diagnostics.push(conflict(host, claims, &claim.field, secret, &owner.ingress));
         }
     }
     (chosen, diagnostics)
@@ -47,7 +62,22 @@ pub fn build(host: &HostPattern, claims: &[&Arc<Claims>], store: &Store) -> (Tls
 
 fn mismatch(host: &HostPattern, claims: &Claims, field: &Arc<str>, secret: &ObjectKey) -> Diagnostic {
     let object = ObjectRef::new(Kind::Ingress, &claims.ingress);
-    let message =
-        format!("the certificate in Secret {secret} does not name {host}; the default certificate is served there");
+    let message = format!(
+        "the certificate in Secret {secret} does not name {host}; it is not served there, and unless another one is, the default certificate is"
+    );
     Diagnostic::new(object, DiagnosticReason::CertificateHostMismatch, format!("{field}.hosts"), message)
+}
+
+fn conflict(
+    host: &HostPattern,
+    claims: &Claims,
+    field: &Arc<str>,
+    secret: &ObjectKey,
+    owner: &ObjectKey,
+) -> Diagnostic {
+    let object = ObjectRef::new(Kind::Ingress, &claims.ingress);
+    let message = format!(
+        "Ingress {owner} decides about the certificate of {host} (it has a rule for the host, is older, or sorts last); Secret {secret} is not used there"
+    );
+    Diagnostic::new(object, DiagnosticReason::CertificateConflict, format!("{field}.secretName"), message)
 }

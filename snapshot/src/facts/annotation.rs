@@ -1,4 +1,4 @@
-//! The annotations that have a meaning, and the parsers of their values. No other file names an annotation.
+//! The annotations that have a meaning beside those of the API itself, and the parsers of their values.
 
 use std::sync::Arc;
 

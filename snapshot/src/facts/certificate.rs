@@ -12,6 +12,9 @@ use openssl::x509::{X509, X509Ref};
 use crate::diagnostic::DiagnosticReason;
 use crate::model::{Certificate, KeyType, PrivateKey};
 
+/// Bits of security that OpenSSL's level 2, the default of today's distributions, asks of a key.
+const MIN_SECURITY_BITS: u32 = 112;
+
 /// A usable certificate; the type of the contract, since nothing is left to decide.
 pub type CertificateFacts = Arc<Certificate>;
 
@@ -26,6 +29,8 @@ pub enum CertificateProblem {
     BadKey,
     /// The key is not that of the first certificate.
     KeyMismatch,
+    /// The key is weaker than what TLS libraries of today take (RSA below 2048 bits).
+    WeakKey,
 }
 
 impl CertificateProblem {
@@ -33,7 +38,7 @@ impl CertificateProblem {
     pub const fn reason(&self) -> DiagnosticReason {
         match self {
             CertificateProblem::Missing(_) => DiagnosticReason::SecretIncomplete,
-            CertificateProblem::BadCertificate => DiagnosticReason::CertificateInvalid,
+            CertificateProblem::BadCertificate | CertificateProblem::WeakKey => DiagnosticReason::CertificateInvalid,
             CertificateProblem::BadKey | CertificateProblem::KeyMismatch => DiagnosticReason::CertificateKeyMismatch,
         }
     }
@@ -44,6 +49,9 @@ impl CertificateProblem {
             CertificateProblem::Missing(key) => format!("has no key `{key}`"),
             CertificateProblem::BadCertificate => "`tls.crt` holds no readable PEM certificate chain".to_owned(),
             CertificateProblem::BadKey => "`tls.key` holds no readable, unencrypted PEM private key".to_owned(),
+            CertificateProblem::WeakKey => format!(
+                "the key has less than {MIN_SECURITY_BITS} bits of security, which OpenSSL does not serve; use RSA with 2048 bits or more, or ECDSA"
+            ),
             CertificateProblem::KeyMismatch => {
                 "`tls.key` is not the key of the first certificate in `tls.crt`".to_owned()
             }
@@ -63,6 +71,9 @@ pub fn read(chain_pem: &[u8], key_pem: &[u8]) -> Result<CertificateFacts, Certif
     let public = leaf.public_key().map_err(|_| CertificateProblem::BadCertificate)?;
     if !public.public_eq(&key) {
         return Err(CertificateProblem::KeyMismatch);
+    }
+    if public.security_bits() < MIN_SECURITY_BITS {
+        return Err(CertificateProblem::WeakKey);
     }
     let mut pem = Vec::new();
     for certificate in &chain {

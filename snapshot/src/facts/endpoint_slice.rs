@@ -25,7 +25,7 @@ pub struct EndpointFacts {
     pub address: IpAddr,
     /// `conditions.ready`; absent is ready.
     pub ready: bool,
-    /// `conditions.serving` (absent: as `ready`) and `conditions.terminating`: the fallback where none is ready.
+    /// `conditions.serving` (absent: true) and `conditions.terminating`: the fallback where none is ready.
     pub serving_terminating: bool,
 }
 
@@ -110,10 +110,9 @@ fn read_endpoint(endpoint: &Endpoint, address_type: &str) -> Result<EndpointFact
         return Err("is an unspecified or multicast address; the endpoint is not used");
     }
     let conditions = endpoint.conditions.clone().unwrap_or_default();
-    let ready = conditions.ready.unwrap_or(true);
     Ok(EndpointFacts {
         address,
-        ready,
-        serving_terminating: conditions.serving.unwrap_or(ready) && conditions.terminating.unwrap_or(false),
+        ready: conditions.ready.unwrap_or(true),
+        serving_terminating: conditions.serving.unwrap_or(true) && conditions.terminating.unwrap_or(false),
     })
 }

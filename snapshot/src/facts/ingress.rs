@@ -11,7 +11,7 @@ use crate::key::ObjectKey;
 /// `backend` or `defaultBackend`, as written.
 #[derive(Debug, Clone, PartialEq)]
 pub enum BackendFacts {
-    /// `service`; the port as text, empty where the backend names none.
+    /// `service`.
     Service {
         /// `service.name`.
         name: Arc<str>,
@@ -92,7 +92,7 @@ pub fn facts(ingress: &Ingress) -> IngressFacts {
     IngressFacts {
         key: namespaced(meta),
         created: created(meta),
-        class_name: spec.ingress_class_name.map(Arc::from),
+        class_name: spec.ingress_class_name.filter(|name| !name.is_empty()).map(Arc::from),
         class_annotation: annotation_value(meta, "kubernetes.io/ingress.class").map(Arc::from),
         ssl_redirect: SslRedirect::read(annotation_value(meta, SSL_REDIRECT)),
         default_backend: spec.default_backend.as_ref().map(backend),

@@ -72,8 +72,8 @@ impl Facts {
     }
 }
 
-/// An API object on its way to [`Facts`].
-#[derive(Debug, Clone)]
+/// An API object on its way to [`Facts`]. Prints as its kind and key, never with its content: it may be a Secret.
+#[derive(Clone)]
 pub enum Object {
     /// `networking.k8s.io/v1` Ingress.
     Ingress(Box<k8s_openapi::api::networking::v1::Ingress>),
@@ -87,6 +87,20 @@ pub enum Object {
     Secret(Box<k8s_openapi::api::core::v1::Secret>),
     /// `v1` ConfigMap.
     ConfigMap(Box<k8s_openapi::api::core::v1::ConfigMap>),
+}
+
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = match self {
+            Object::Ingress(_) => Kind::Ingress,
+            Object::IngressClass(_) => Kind::IngressClass,
+            Object::Service(_) => Kind::Service,
+            Object::EndpointSlice(_) => Kind::EndpointSlice,
+            Object::Secret(_) => Kind::Secret,
+            Object::ConfigMap(_) => Kind::ConfigMap,
+        };
+        write!(f, "{kind} {}", namespaced(self.metadata()))
+    }
 }
 
 impl Object {
@@ -126,7 +140,7 @@ fn namespaced(meta: &ObjectMeta) -> ObjectKey {
     ObjectKey::new(meta.namespace.as_deref().unwrap_or("default"), meta.name.as_deref().unwrap_or_default())
 }
 
-/// Seconds since 1970 of `creationTimestamp`. Absent sorts oldest, and so does anything before 1970.
+/// Seconds since 1970 of `creationTimestamp`. Absent sorts oldest.
 fn created(meta: &ObjectMeta) -> i64 {
     meta.creation_timestamp.as_ref().map_or(i64::MIN, |time| time.0.as_second())
 }

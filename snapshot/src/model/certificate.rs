@@ -93,9 +93,16 @@ impl Certificate {
 
 /// Which certificates a server name gets. None listed: the default certificate.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct TlsHost {
-    /// Secrets, at most one per key type once the unusable ones are left aside.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Secrets, in order of preference. Those that are gone, unusable, of a key type that came before, or of a certificate
+    /// that does not name the host are passed over.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<ObjectKey>,
+    /// Plain HTTP to the host is redirected: an Ingress with a rule for it has TLS, or nobody has a rule for it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub redirect: bool,
+    /// The host is here only because a certificate names it whose tls entry lists no hosts.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub own_name: bool,
 }

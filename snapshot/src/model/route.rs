@@ -146,4 +146,7 @@ pub struct VirtualHost {
     /// Claims that lost.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<Lost>,
+    /// What happens to requests that no route of the host takes: as for the routes of the host's first Ingress.
+    #[serde(default)]
+    pub policy: Policy,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Certificate, Digest, Route, StaticContent, TlsHost, Version, VirtualHost};
+use super::{Backend, Certificate, Digest, Policy, Route, StaticContent, TlsHost, Version, VirtualHost};
 use crate::diagnostic::DiagnosticReason;
 use crate::key::{BackendKey, HostPattern, ObjectKey};
 
@@ -59,6 +59,9 @@ pub struct Globals {
     /// The Secret of the default certificate (`--default-certificate NS/NAME`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_certificate: Option<ObjectKey>,
+    /// What happens to requests of hosts that no rule names.
+    #[serde(default)]
+    pub policy: Policy,
 }
 
 /// Everything a gateway needs. Equal worlds, settings and mode give byte-equal snapshots.
@@ -71,13 +74,13 @@ pub struct Snapshot {
     pub globals: Globals,
     /// Routes by host.
     pub hosts: BTreeMap<HostPattern, Arc<VirtualHost>>,
-    /// Backends that a route names.
+    /// Backends that an Ingress of ours names, or the settings.
     pub backends: BTreeMap<BackendKey, Resource<Backend>>,
-    /// Static content that a route names, by ConfigMap. A route's ConfigMap that is missing here does not exist.
+    /// Static content that an Ingress of ours names, by ConfigMap. A route's ConfigMap that is missing here does not exist.
     pub contents: BTreeMap<ObjectKey, Resource<StaticContent>>,
     /// Certificates by server name.
     pub tls_hosts: BTreeMap<HostPattern, Arc<TlsHost>>,
-    /// Certificates that a server name or the default names, by Secret. One that is missing here does not exist.
+    /// Certificates that an Ingress of ours or the settings name, by Secret. One that is missing here does not exist.
     pub certificates: BTreeMap<ObjectKey, Resource<Certificate>>,
 }
 
@@ -199,7 +202,7 @@ impl Snapshot {
         self.version = Version { digest, ..delta.version.clone() };
     }
 
-    /// Number of routes, default backends included: what guards against a snapshot that lost most of itself.
+    /// Number of routes, default backends of Ingresses included: what guards against a snapshot that lost most of itself.
     pub fn route_count(&self) -> usize {
         let of_hosts: usize =
             self.hosts.values().map(|host| host.routes.len() + usize::from(host.default.is_some())).sum();

@@ -13,7 +13,7 @@ pub use path_index::PathIndex;
 pub use shard_map::ShardMap;
 
 use crate::key::{BackendKey, HostPattern, ObjectKey, parent_of};
-use crate::model::{Backend, Certificate, Globals, Route, StaticContent, TlsHost, Version, VirtualHost};
+use crate::model::{Backend, Certificate, Globals, Policy, Route, StaticContent, TlsHost, Version, VirtualHost};
 use crate::replica::Change;
 
 /// What a gateway attaches to the resources of a table: endpoint state, parsed certificates. Called when a resource
@@ -196,9 +196,14 @@ impl<B: Bind> RouteTable<B> {
         self.contents.get_display(key)
     }
 
+    /// What happens to a request that no route takes, besides 404: as for the routes of its host, else as for everything.
+    pub fn policy(&self, host: &str) -> &Policy {
+        self.host(host).map_or(&self.globals.policy, |entry| &entry.source.policy)
+    }
+
     /// Whether a host has TLS, so that plain HTTP is redirected.
     pub fn has_tls(&self, host: &str) -> bool {
-        self.tls_host(host).is_some()
+        self.tls_host(host).is_some_and(|host| host.redirect)
     }
 
     fn tls_host(&self, host: &str) -> Option<&Arc<TlsHost>> {
@@ -213,21 +218,25 @@ impl<B: Bind> RouteTable<B> {
     /// The certificates for a server name (normalised), or what to do instead.
     pub fn server_name(&self, host: &str) -> ServerName<&B::Certificate> {
         match self.tls_host(host) {
-            Some(entry) => self.bound(&entry.certificates),
+            Some(entry) => self.bound(&entry.certificates, Some(host)),
             None => ServerName::Default,
         }
     }
 
     /// The default certificate by Secret, where one is configured and usable.
     pub fn default_certificate(&self) -> ServerName<&B::Certificate> {
-        self.bound(self.globals.default_certificate.as_slice())
+        self.bound(self.globals.default_certificate.as_slice(), None)
     }
 
-    fn bound(&self, keys: &[ObjectKey]) -> ServerName<&B::Certificate> {
+    /// The usable ones of some certificates, those that do not name the host left out: compile has seen to it for good
+    /// ones, but the last good form of a bad one may be for other names.
+    fn bound(&self, keys: &[ObjectKey], host: Option<&str>) -> ServerName<&B::Certificate> {
         let mut withheld = false;
         let mut bound = Vec::new();
         let mut types = Vec::new();
-        for entry in keys.iter().filter_map(|key| self.certificate(key)) {
+        let names_host =
+            |entry: &&Arc<CertificateEntry<B::Certificate>>| host.is_none_or(|host| entry.source.covers(host));
+        for entry in keys.iter().filter_map(|key| self.certificate(key)).filter(names_host) {
             match &entry.bound {
                 Some(certificate) if !types.contains(&entry.source.key_type) => {
                     types.push(entry.source.key_type);

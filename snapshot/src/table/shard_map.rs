@@ -11,7 +11,7 @@ const SHARDS: usize = 256;
 type Shard<V> = HashTable<(Arc<str>, V)>;
 
 /// A map from text to `V` (something that is cheap to clone, an `Arc`). Cloning costs 256 reference counts; [`put`] copies
-/// one shard. The hash is seeded per process, so nobody can prepare keys that collide.
+/// one shard. The hash is seeded per process; keys come from objects, requests only look them up.
 ///
 /// [`put`]: ShardMap::put
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl<V> ShardMap<V> {
         hasher.finish()
     }
 
-    /// The low bits choose the shard; the table inside uses the others first.
+    /// Bits from the middle choose the shard: the table inside uses the lowest for the place and the highest as a tag.
     fn shard_of(hash: u64) -> usize {
         (hash >> 48) as usize % SHARDS
     }

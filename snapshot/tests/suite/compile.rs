@@ -13,7 +13,8 @@ use openssl::x509::extension::SubjectAlternativeName;
 use openssl::x509::{X509, X509NameBuilder};
 use sluicegate_snapshot::model::{KeyType, Resource};
 use sluicegate_snapshot::replica::Replica;
-use sluicegate_snapshot::{Edit, Kind, ObjectKey, ObjectRef, Settings, World};
+use sluicegate_snapshot::table::{RouteTable, ServerName, Unbound};
+use sluicegate_snapshot::{Delta, Edit, Kind, ObjectKey, ObjectRef, Settings, World};
 
 use crate::objects::{objects, world};
 
@@ -214,7 +215,7 @@ fn an_unreadable_endpoints_annotation_keeps_the_last_good_endpoints() {
     let change = replica.apply(&world.apply(bad.into_iter().map(Edit::Put)).delta);
     let backend = change.backends.values().next().unwrap().clone().unwrap().unwrap();
     assert_eq!(backend.endpoints, ["10.0.0.1:80".parse().unwrap()]);
-    assert!(reasons(&world).contains(&"Service n/s AnnotationInvalid".to_owned()));
+    assert!(reasons(&world).contains(&"Service n/s EndpointInvalid".to_owned()));
 }
 
 #[test]
@@ -259,4 +260,205 @@ fn diagnostics_of_one_object_are_found_by_it() {
     assert_eq!(found.len(), 1);
     assert_eq!(&*found[0].field, "spec.rules[0].http.paths[0].backend");
     assert!(found[0].message.contains("Service n/s does not exist"));
+}
+
+/// A world, and a gateway's replica and table that follow it.
+struct Followed {
+    world: World,
+    replica: Replica,
+    table: RouteTable<Unbound>,
+}
+
+impl Followed {
+    fn new(yaml: &str) -> Followed {
+        let world = world(Settings::default(), yaml);
+        let mut replica = Replica::default();
+        let change = replica.apply(&Delta::full(world.snapshot()));
+        Followed { world, replica, table: RouteTable::default().apply(&change, &mut Unbound) }
+    }
+
+    fn put(&mut self, yaml: &str) -> Delta {
+        let delta = self.world.apply(objects(yaml).into_iter().map(Edit::Put)).delta;
+        self.table = self.table.apply(&self.replica.apply(&delta), &mut Unbound);
+        delta
+    }
+
+    fn remove(&mut self, kind: Kind, name: &str) {
+        let delta = self.world.apply([Edit::Remove(kind, ObjectKey::new("n", name))]).delta;
+        self.table = self.table.apply(&self.replica.apply(&delta), &mut Unbound);
+    }
+
+    /// Names of the certificate that a server name gets; `None`: the default certificate.
+    fn served(&self, host: &str) -> Option<Vec<String>> {
+        match self.table.server_name(host) {
+            ServerName::Certificates(found) => Some(found[0].names.iter().map(ToString::to_string).collect()),
+            ServerName::Default | ServerName::KeyWithheld => None,
+        }
+    }
+}
+
+fn bad_secret(name: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: n}}\nstringData: {{tls.crt: x, tls.key: y}}\n"
+    )
+}
+
+#[test]
+fn a_bad_secret_keeps_serving_the_hosts_that_it_only_happens_to_cover() {
+    let wild = secret("wild", &certificate_pem(&["*.w.test"]));
+    let ingress = tls_ingress("i", "[{hosts: ['*.w.test'], secretName: wild}]").replace("a.test", "a.w.test");
+    let mut followed = Followed::new(&joined(&[&wild, &ingress, service()]));
+    assert_eq!(followed.served("a.w.test"), Some(vec!["*.w.test".to_owned()]));
+    followed.put(&bad_secret("wild"));
+    for host in ["a.w.test", "b.w.test"] {
+        assert_eq!(followed.served(host), Some(vec!["*.w.test".to_owned()]), "{host}");
+    }
+}
+
+#[test]
+fn server_names_that_only_a_certificate_gave_live_as_long_as_its_last_good_form() {
+    let ingress = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: i, namespace: n}\nspec: {tls: [{secretName: t}], defaultBackend: {service: {name: s, port: {number: 80}}}}\n";
+    let good = secret("t", &certificate_pem(&["shop.test"]));
+    let mut followed = Followed::new(&joined(&[&good, ingress, service()]));
+    assert!(followed.served("shop.test").is_some() && followed.table.has_tls("shop.test"));
+    followed.put(&bad_secret("t"));
+    assert!(followed.served("shop.test").is_some() && followed.table.has_tls("shop.test"), "kept");
+    let restarted = RouteTable::<Unbound>::default().apply(&followed.replica.everything(), &mut Unbound);
+    assert!(restarted.has_tls("shop.test"), "across a restart too");
+    followed.put(&secret("t", &certificate_pem(&["other.test"])));
+    assert!(
+        followed.served("shop.test").is_none() && followed.served("other.test").is_some(),
+        "good again, other names"
+    );
+    followed.put(&bad_secret("t"));
+    followed.remove(Kind::Secret, "t");
+    assert!(followed.served("other.test").is_none() && !followed.table.has_tls("other.test"), "deleted");
+}
+
+#[test]
+fn a_last_good_certificate_is_not_served_to_a_host_that_it_does_not_name() {
+    let ingress =
+        |host: &str| tls_ingress("i", &format!("[{{hosts: [{host}], secretName: t}}]")).replace("a.test", host);
+    let good = secret("t", &certificate_pem(&["old.test"]));
+    let mut followed = Followed::new(&joined(&[&good, &ingress("old.test"), service()]));
+    followed.put(&joined(&[&ingress("new.test"), &bad_secret("t")]));
+    assert_eq!(followed.served("new.test"), None);
+}
+
+#[test]
+fn the_names_in_a_certificate_do_not_take_a_host_away_from_the_ingress_that_serves_it() {
+    let aged = |ingress: &str, time: &str| {
+        ingress.replace("metadata: {", &format!("metadata: {{creationTimestamp: '{time}', "))
+    };
+    let both = secret("both", &certificate_pem(&["a.test", "b.test"]));
+    let older = aged(
+        &tls_ingress("older", "[{secretName: both}]").replace("host: a.test", "host: b.test"),
+        "2020-01-01T00:00:00Z",
+    );
+    let plain = aged(&tls_ingress("young", "[]"), "2024-01-01T00:00:00Z");
+    let followed = Followed::new(&joined(&[&both, &older, &plain, service()]));
+    assert!(!followed.table.has_tls("a.test"), "a plain site is not redirected because of somebody else's certificate");
+    let own = secret("own", &certificate_pem(&["a.test"]));
+    let with_tls = aged(&tls_ingress("young", "[{hosts: [a.test], secretName: own}]"), "2024-01-01T00:00:00Z");
+    let followed = Followed::new(&joined(&[&both, &own, &older, &with_tls, service()]));
+    assert_eq!(followed.served("a.test"), Some(vec!["a.test".to_owned()]));
+}
+
+#[test]
+fn a_certificate_that_loses_its_host_to_another_ingress_is_diagnosed() {
+    let aged = |name: &str, secret: &str, time: &str| {
+        tls_ingress(name, &format!("[{{hosts: [a.test], secretName: {secret}}}]"))
+            .replace("metadata: {", &format!("metadata: {{creationTimestamp: '{time}', "))
+            .replace("path: /,", &format!("path: /{name},"))
+    };
+    let good = certificate_pem(&["a.test"]);
+    let old = aged("old", "t1", "2020-01-01T00:00:00Z");
+    let young = aged("young", "t2", "2024-01-01T00:00:00Z");
+    let world =
+        world(Settings::default(), &joined(&[&secret("t1", &good), &secret("t2", &good), &old, &young, service()]));
+    assert_eq!(reasons(&world), ["Ingress n/young CertificateConflict"]);
+}
+
+#[test]
+fn names_that_no_object_can_have_are_refused_and_hurt_nobody() {
+    // `80` as a name would be the same text as the number, and `a/b` could not be read back.
+    let good = tls_ingress("good", "[]");
+    let bad = |backend: &str| {
+        tls_ingress("bad", "[{secretName: certs/wild}]")
+            .replace("service: {name: s, port: {number: 80}}", backend)
+            .replace("a.test", "b.test")
+    };
+    for backend in [
+        "service: {name: s, port: {name: '80'}}",
+        "service: {name: a/b, port: {number: 80}}",
+        "service: {name: s, port: {name: http/1}}",
+        "service: {name: s, port: {name: http, number: 80}}",
+        "resource: {kind: ConfigMap, name: a/b}",
+    ] {
+        let world = world(Settings::default(), &joined(&[&good, &bad(backend), service()]));
+        assert_eq!(reasons(&world), ["Ingress n/bad BackendInvalid", "Ingress n/bad SecretNotFound"], "{backend}");
+        let text = serde_json::to_string(world.snapshot()).unwrap();
+        let read: sluicegate_snapshot::Snapshot = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), text, "{backend}");
+        let table = RouteTable::<Unbound>::default()
+            .apply(&Replica::default().apply(&Delta::full(world.snapshot())), &mut Unbound);
+        let route = table.route("a.test", "/").unwrap();
+        let sluicegate_snapshot::model::Target::Backend(key) = &route.target else { panic!("{route:?}") };
+        assert_eq!(table.backend(key).unwrap().as_ref().unwrap().unavailable, None, "{backend}");
+    }
+}
+
+#[test]
+fn a_key_that_is_too_weak_to_be_served_is_diagnosed() {
+    let weak = pem_with(&["a.test"], &PKey::from_rsa(Rsa::generate(1024).unwrap()).unwrap(), 10);
+    let world = world(
+        Settings::default(),
+        &joined(&[&secret("t", &weak), &tls_ingress("i", "[{hosts: [a.test], secretName: t}]"), service()]),
+    );
+    assert_eq!(reasons(&world), ["Ingress n/i CertificateInvalid"]);
+}
+
+#[test]
+fn what_the_settings_name_and_do_not_get_is_diagnosed() {
+    let settings = Settings {
+        default_certificate: Some(ObjectKey::new("n", "none")),
+        default_backend: Some("n/none:80".parse().unwrap()),
+        config_map: Some(ObjectKey::new("n", "none")),
+        ..Settings::default()
+    };
+    let mut world = World::new(settings);
+    world.apply([]);
+    assert_eq!(
+        reasons(&world),
+        ["Service n/none ServiceNotFound", "Secret n/none SecretNotFound", "ConfigMap n/none ConfigMapNotFound"]
+    );
+    world.apply(objects(&service().replace("name: s", "name: none")).into_iter().map(Edit::Put));
+    assert_eq!(reasons(&world).len(), 2);
+}
+
+#[test]
+fn a_renewed_certificate_and_a_moved_pod_touch_nothing_but_themselves() {
+    let mut yaml = joined(&[&secret("t", &certificate_pem(&["a.test", "*.w.test"])), service()]);
+    for index in 0..50 {
+        yaml.push_str("---\n");
+        yaml.push_str(
+            &tls_ingress(&format!("i{index}"), "[{secretName: t}]").replace("a.test", &format!("h{index}.w.test")),
+        );
+    }
+    let mut followed = Followed::new(&yaml);
+    let renewed = secret("t", &pem_with(&["a.test", "*.w.test"], &ec_key(), 10));
+    let delta = followed.put(&renewed);
+    assert_eq!(
+        (delta.certificates.len(), delta.tls_hosts.len(), delta.hosts.len(), delta.backends.len()),
+        (1, 0, 0, 0)
+    );
+    let outcome = followed.world.apply(objects(&service().replace("10.0.0.1", "10.0.0.2")).into_iter().map(Edit::Put));
+    assert_eq!(outcome.delta.backends.len(), 1);
+    assert!(outcome.diagnosed.is_empty(), "nobody's diagnostics change: {:?}", outcome.diagnosed);
+}
+
+#[test]
+fn objects_print_as_their_name_and_never_as_their_content() {
+    let objects = objects(&secret("t", &certificate_pem(&["a.test"])));
+    assert_eq!(format!("{:?}", Edit::Put(objects[0].clone())), "Put(Secret n/t)");
 }

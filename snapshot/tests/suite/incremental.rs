@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use sluicegate_snapshot::model::Certificate;
 use sluicegate_snapshot::replica::Replica;
-use sluicegate_snapshot::table::{RouteTable, Unbound};
+use sluicegate_snapshot::table::{RouteTable, ServerName, Unbound};
 use sluicegate_snapshot::{Delta, Edit, Kind, Mode, ObjectKey, Settings, World};
 
 use crate::{naive, objects};
@@ -19,11 +20,11 @@ fn pick(names: &'static [&'static str]) -> impl Strategy<Value = String> {
 const HOSTS: &[&str] = &["", "a.test", "b.a.test", "*.a.test", "*.test", "A.test.", "*", "bad host", "10.0.0.1"];
 const PATHS: &[&str] = &["/", "/x", "/x/", "/x/y", "/x/y/", "/X", "/x%2fy", "/%78", "x", "", "/a/../x", "/x//y", "/%"];
 const TYPES: &[&str] = &["Exact", "Prefix", "ImplementationSpecific", "Regex", ""];
-const SERVICES: &[&str] = &["web", "api", "gone"];
+const SERVICES: &[&str] = &["web", "api", "gone", "a/b"];
 
 fn backend() -> impl Strategy<Value = Value> {
     prop_oneof![
-        8 => (pick(SERVICES), prop_oneof![Just(json!({"number": 80})), Just(json!({"name": "http"})), Just(json!({"number": 81})), Just(json!({}))])
+        8 => (pick(SERVICES), prop_oneof![Just(json!({"number": 80})), Just(json!({"name": "http"})), Just(json!({"name": "80"})), Just(json!({"name": "http/1"})), Just(json!({"number": 81})), Just(json!({}))])
             .prop_map(|(name, port)| json!({"service": {"name": name, "port": port}})),
         2 => pick(&["files", "secret-files", "none"]).prop_map(|name| json!({"resource": {"kind": "ConfigMap", "name": name}})),
         1 => Just(json!({"resource": {"kind": "Bucket", "apiGroup": "x.y", "name": "b"}})),
@@ -44,7 +45,7 @@ fn rule() -> impl Strategy<Value = Value> {
 }
 
 fn tls() -> impl Strategy<Value = Value> {
-    (prop::collection::vec(pick(HOSTS), 0..3), prop::option::of(pick(&["good", "bad", "none", ""])))
+    (prop::collection::vec(pick(HOSTS), 0..3), prop::option::of(pick(&["good", "bad", "none", "a/b", ""])))
         .prop_map(|(hosts, secret)| json!({"hosts": hosts, "secretName": secret}))
 }
 
@@ -201,34 +202,38 @@ fn remaining(script: &[Edit]) -> Vec<Edit> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
-    /// After every step the incremental world equals one that is compiled from nothing, in another order; the deltas add
-    /// up to the snapshot; the table equals one built at once.
+    /// After every batch of edits the incremental world equals one that is compiled from nothing, in another order; the
+    /// deltas add up to the snapshot; the table equals one built at once, last good forms included; and no certificate is
+    /// served to a host that it does not name.
     #[test]
-    fn incremental_equals_full(settings in settings(), script in edits()) {
+    fn incremental_equals_full(settings in settings(), script in edits(), batch in 1..4usize) {
         let mut world = World::new(settings.clone());
         let mut replica = Replica::default();
-        let mut table = RouteTable::<Unbound>::default();
         // What the settings alone make is published like everything else.
-        let start = replica.apply(&Delta::full(world.snapshot()));
-        table = table.apply(&start, &mut Unbound);
-        for edit in &script {
-            let outcome = world.apply([edit.clone()]);
-            let change = replica.apply(&outcome.delta);
-            table = table.apply(&change, &mut Unbound);
-        }
-        let mut full = World::new(settings);
-        full.apply(remaining(&script));
-        prop_assert_eq!(content(&world), content(&full));
-        prop_assert_eq!(world.diagnostics(), full.diagnostics());
-        prop_assert_eq!(world.snapshot(), replica.snapshot());
-        prop_assert_eq!(world.snapshot().version.digest, full.snapshot().version.digest);
-        for ingress in full.served() {
-            prop_assert_eq!(world.status(ingress, &[]), full.status(ingress, &[]));
-        }
-        let mut whole = Replica::default();
-        let built = RouteTable::<Unbound>::default().apply(&whole.apply(&Delta::full(full.snapshot())), &mut Unbound);
-        for (host, path) in requests() {
-            prop_assert_eq!(table.route(host, path), built.route(host, path), "{}{}", host, path);
+        let mut table = RouteTable::<Unbound>::default().apply(&replica.apply(&Delta::full(world.snapshot())), &mut Unbound);
+        for (index, edits) in script.chunks(batch).enumerate() {
+            let outcome = world.apply(edits.to_vec());
+            table = table.apply(&replica.apply(&outcome.delta), &mut Unbound);
+            let done = (index * batch + edits.len()).min(script.len());
+            let mut full = World::new(settings.clone());
+            full.apply(remaining(&script[..done]));
+            prop_assert_eq!(content(&world), content(&full));
+            prop_assert_eq!(world.diagnostics(), full.diagnostics());
+            prop_assert_eq!(world.snapshot(), replica.snapshot());
+            prop_assert_eq!(world.snapshot().version.digest, full.snapshot().version.digest);
+            for ingress in full.served() {
+                prop_assert_eq!(world.status(ingress, &[]), full.status(ingress, &[]));
+            }
+            let built = RouteTable::<Unbound>::default().apply(&replica.everything(), &mut Unbound);
+            for (host, path) in requests() {
+                prop_assert_eq!(table.route(host, path), built.route(host, path), "{}{}", host, path);
+                prop_assert_eq!(served(&table, host), served(&built, host), "{}", host);
+                prop_assert_eq!(table.has_tls(host), built.has_tls(host), "{}", host);
+                prop_assert!(served(&table, host).iter().flatten().all(|certificate| certificate.covers(host)), "{}", host);
+            }
+            for key in world.snapshot().backends.keys() {
+                prop_assert_eq!(table.backend(key), built.backend(key), "{}", key);
+            }
         }
     }
 
@@ -249,11 +254,22 @@ proptest! {
     #[test]
     fn snapshots_survive_serialisation(script in edits()) {
         let mut world = World::new(Settings::default());
-        world.apply(script);
-        let text = serde_json::to_string(world.snapshot()).unwrap();
+        let mut replica = Replica::default();
+        for edit in script {
+            replica.apply(&world.apply([edit]).delta);
+        }
+        let text = serde_json::to_string(&replica).unwrap();
         prop_assert!(!text.contains("PRIVATE"));
-        let read: sluicegate_snapshot::Snapshot = serde_json::from_str(&text).unwrap();
+        let read: Replica = serde_json::from_str(&text).unwrap();
         prop_assert_eq!(serde_json::to_string(&read).unwrap(), text);
+    }
+}
+
+/// The certificates that a server name gets; `None`: the default certificate.
+fn served<'a>(table: &'a RouteTable<Unbound>, host: &str) -> Option<Vec<&'a Arc<Certificate>>> {
+    match table.server_name(host) {
+        ServerName::Certificates(certificates) => Some(certificates),
+        ServerName::Default | ServerName::KeyWithheld => None,
     }
 }
 
