@@ -7,6 +7,7 @@ use serde_json::json;
 use sluicegate_snapshot::{Diagnostic, Mode, Severity, World};
 
 use crate::cli::{Output, USAGE};
+use crate::manifests::watch::Look;
 use crate::manifests::{Problem, Source};
 use crate::settings::Settings;
 
@@ -17,10 +18,10 @@ pub(crate) fn compile(paths: &[PathBuf], settings: &Settings, mode: Mode) -> Res
         ExitCode::from(USAGE)
     })?;
     let mut source = Source::new(paths.to_vec());
-    let refresh = source.refresh();
+    let refresh = source.refresh(&Look::Asked);
     let mut world = World::new(compile);
     world.apply(refresh.edits);
-    Ok((world, source, refresh.complete))
+    Ok((world, source, refresh.certainty.complete))
 }
 
 /// Prints everything that is wrong. Exit 0: nothing, 1: errors, 2: input that cannot be read.

@@ -2,6 +2,7 @@
 //!
 //! edits → World → delta → Replica → change → table → `ArcSwap`. Tables are built and dropped here, off the workers.
 
+pub mod follow;
 mod restored;
 mod retire;
 pub mod state_file;
@@ -12,6 +13,7 @@ use arc_swap::ArcSwap;
 use sluicegate_snapshot::replica::Replica;
 use sluicegate_snapshot::{Delta, Edit, Outcome, Settings, World};
 
+use crate::manifests::source::Certainty;
 use crate::shared::Shared;
 use crate::table::{GatewayBind, Table};
 use retire::Retired;
@@ -26,8 +28,10 @@ pub struct Applier {
     shared: Arc<Shared>,
     retired: Retired,
     state_file: Option<StateFile>,
-    /// The source was clean once; before that the state file fills the gaps.
+    /// Nothing about the source was in doubt once; before that the state file fills the gaps.
     synced: bool,
+    /// Certificates whose key has yet to come.
+    awaited_keys: usize,
 }
 
 impl Applier {
@@ -42,15 +46,18 @@ impl Applier {
             retired: Retired::default(),
             state_file,
             synced: false,
+            awaited_keys: 0,
         }
     }
 
     /// Puts the last good snapshot of the state file in force. True: there was one.
     pub fn restore(&mut self) -> bool {
-        let Some(file) = &self.state_file else { return false };
+        let Some(file) = &mut self.state_file else { return false };
         match file.read() {
             Ok(Some(replica)) => {
                 let change = replica.everything();
+                file.start_from(&replica);
+                self.awaited_keys = replica.awaited_keys();
                 self.replica = replica;
                 let table = self.table.load().apply(&change, &mut self.bind);
                 self.swap(table);
@@ -65,25 +72,30 @@ impl Applier {
         }
     }
 
+    /// Whether nothing about the source was in doubt once.
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
     /// The compiled world.
     pub fn world(&self) -> &World {
         &self.world
     }
 
-    /// Takes edits over. `clean`: the source is complete and everything in it could be read.
+    /// Takes edits over.
     ///
-    /// Until the source was clean once, what the state file knows and the source does not say otherwise stays in force: a
+    /// Until nothing was in doubt once, what the state file knows and the source may only have lost stays in force: a
     /// document that is broken at the start must not cost its routes. From then on the source itself remembers.
-    pub fn apply(&mut self, edits: Vec<Edit>, clean: bool) -> Outcome {
+    pub fn apply(&mut self, edits: Vec<Edit>, certainty: &Certainty) -> Outcome {
         let outcome = self.world.apply(edits);
         let delta = if self.synced {
             outcome.delta.clone()
         } else {
             let mut delta = Delta::between(self.replica.snapshot(), self.world.snapshot());
-            if !clean {
-                restored::keep_losses(&mut delta, self.replica.snapshot(), &self.world);
+            self.synced = certainty.is_clean();
+            if !self.synced {
+                restored::keep_losses(&mut delta, self.replica.snapshot(), &self.world, certainty);
             }
-            self.synced = clean;
             delta
         };
         if !delta.is_empty() || !self.shared.state.has_table() {
@@ -100,7 +112,7 @@ impl Applier {
         let table = self.table.load().apply(&change, &mut self.bind);
         self.swap(table);
         if let Some(file) = &mut self.state_file {
-            file.save(&self.replica);
+            file.record(delta);
         }
     }
 
@@ -109,11 +121,14 @@ impl Applier {
     }
 
     fn swap(&mut self, table: Table) {
-        let withheld = table.certificates().filter(|(_, entry)| entry.source.key.expose_der().is_none()).count();
+        // Keys are only missing after a start from the state file, and come once.
+        if self.awaited_keys > 0 {
+            self.awaited_keys = self.replica.awaited_keys();
+        }
         let version = table.version.clone();
         let old = self.table.swap(Arc::new(table));
         self.retired.push(old);
-        self.shared.state.table_applied(withheld, self.replica.held_back());
+        self.shared.state.table_applied(self.awaited_keys, self.replica.held_back());
         tracing::debug!(%version, "table applied");
     }
 

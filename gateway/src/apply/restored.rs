@@ -2,36 +2,54 @@
 
 use std::sync::Arc;
 
+use sluicegate_snapshot::key::{HostPattern, Kind};
 use sluicegate_snapshot::model::{Route, VirtualHost};
 use sluicegate_snapshot::{Delta, Snapshot, World};
 
-/// Takes the losses out of a delta: what would be removed stays, and a host that changes keeps the routes of Ingresses
-/// that the world does not know.
-pub(super) fn keep_losses(delta: &mut Delta, old: &Snapshot, world: &World) {
-    delta.hosts.retain(|_, value| value.is_some());
-    delta.backends.retain(|_, value| value.is_some());
-    delta.contents.retain(|_, value| value.is_some());
-    delta.tls_hosts.retain(|_, value| value.is_some());
-    delta.certificates.retain(|_, value| value.is_some());
-    let unknown = |route: &Arc<Route>| route.ingress.as_ref().is_some_and(|ingress| !world.knows_ingress(ingress));
+use crate::manifests::source::Certainty;
+
+/// Takes out of a delta what may be a loss and no deletion: objects that the files may hold in a form that cannot be read
+/// keep what the state file says of them. Everything else is as the files say.
+pub(super) fn keep_losses(delta: &mut Delta, old: &Snapshot, world: &World, certainty: &Certainty) {
+    let lost = |route: &Arc<Route>| {
+        route
+            .ingress
+            .as_ref()
+            .is_some_and(|key| !world.knows(Kind::Ingress, key) && certainty.doubts(Kind::Ingress, key))
+    };
     for (host, value) in &mut delta.hosts {
-        let (Some(new), Some(old)) = (value.as_mut(), old.hosts.get(host)) else { continue };
-        let mut merged = VirtualHost::clone(new);
-        let free = |route: &&Arc<Route>| {
-            let same = |other: &Arc<Route>| {
-                other.path_type.is_prefix() == route.path_type.is_prefix() && other.match_path() == route.match_path()
-            };
-            unknown(route) && !new.routes.iter().any(same)
-        };
-        merged.routes.extend(old.routes.iter().filter(free).cloned());
-        if merged.default.is_none() {
-            merged.default = old.default.clone().filter(unknown);
-        }
-        *new = Arc::new(merged);
+        let Some(old) = old.hosts.get(host) else { continue };
+        *value = merged(value.as_deref(), old, lost).map(Arc::new);
     }
+    let any_slice = certainty.doubts_any(Kind::EndpointSlice);
+    delta.backends.retain(|key, _| {
+        let lost = !world.knows(Kind::Service, &key.service) && certainty.doubts(Kind::Service, &key.service);
+        !(old.backends.contains_key(key) && (lost || any_slice))
+    });
+    delta.contents.retain(|key, value| value.is_some() || !certainty.doubts(Kind::ConfigMap, key));
+    delta.certificates.retain(|key, value| value.is_some() || !certainty.doubts(Kind::Secret, key));
+    let any_name = certainty.doubts_any(Kind::Ingress) || certainty.doubts_any(Kind::Secret);
+    delta.tls_hosts.retain(|_: &HostPattern, value| value.is_some() || !any_name);
     if let Some(globals) = &mut delta.globals
         && globals.catch_all.is_none()
     {
-        globals.catch_all = old.globals.catch_all.clone().filter(unknown);
+        globals.catch_all = old.globals.catch_all.clone().filter(lost);
     }
+}
+
+/// A host with the routes of lost Ingresses beside those of its other ones; `None`: nothing is left of it.
+fn merged(new: Option<&VirtualHost>, old: &VirtualHost, lost: impl Fn(&Arc<Route>) -> bool) -> Option<VirtualHost> {
+    let mut host = new.cloned().unwrap_or_else(|| VirtualHost { policy: old.policy.clone(), ..VirtualHost::default() });
+    let free = |route: &&Arc<Route>, taken: &[Arc<Route>]| {
+        let same = |other: &Arc<Route>| {
+            other.path_type.is_prefix() == route.path_type.is_prefix() && other.match_path() == route.match_path()
+        };
+        lost(route) && !taken.iter().any(same)
+    };
+    let kept: Vec<Arc<Route>> = old.routes.iter().filter(|route| free(route, &host.routes)).cloned().collect();
+    host.routes.extend(kept);
+    if host.default.is_none() {
+        host.default = old.default.clone().filter(&lost);
+    }
+    (new.is_some() || !host.routes.is_empty() || host.default.is_some()).then_some(host)
 }

@@ -1,8 +1,9 @@
 //! The last good snapshot on disk: written atomically, mode 0600, without private keys, refused as a whole when anything
 //! about it is off.
 //!
-//! Form: one line `sluicegate-state FORMAT SHA256-OF-THE-REST`, then JSON. Writing happens on a thread of its own, so
-//! that a slow disk delays no table; only the newest state waits.
+//! Form: one line `sluicegate-state FORMAT SHA256-OF-THE-REST`, then JSON. Writing happens on a thread of its own, which
+//! follows the deltas in a replica of its own: a change costs the applier its delta, a slow disk delays no table, and many
+//! changes are written once.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -10,8 +11,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
+use sluicegate_snapshot::Delta;
 use sluicegate_snapshot::replica::Replica;
 
 /// Name of the file inside the state directory.
@@ -37,11 +40,21 @@ impl fmt::Display for StateError {
 
 impl std::error::Error for StateError {}
 
+/// Least time between two writes: with many changes a second the disk is not kept busy with each.
+const WRITE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Longest time that the end of the process waits for the disk.
+const CLOSING_LIMIT: Duration = Duration::from_secs(5);
+
 /// What waits for the disk.
 #[derive(Default)]
 struct Pending {
-    replica: Option<Replica>,
+    base: Option<Replica>,
+    deltas: Vec<Delta>,
+    /// Taken, and not on disk yet.
     writing: bool,
+    /// Somebody waits, or the process ends: write now.
+    urgent: bool,
     closed: bool,
 }
 
@@ -83,19 +96,33 @@ impl StateFile {
         decode(&bytes).map(Some).map_err(error)
     }
 
-    /// Has a state written. Returns at once; a state that is still waiting is replaced.
-    pub fn save(&mut self, replica: &Replica) {
+    /// The state that later deltas build on: what was read from the file.
+    pub fn start_from(&mut self, replica: &Replica) {
+        // Last good forms are not in the snapshot; the file that they came from stays until something changes.
+        let (lock, _) = &*self.pending;
+        lock.lock().unwrap_or_else(PoisonError::into_inner).base = Some(replica.clone());
+    }
+
+    /// Has a change written, soon.
+    pub fn record(&mut self, delta: &Delta) {
         let (lock, changed) = &*self.pending;
-        lock.lock().unwrap_or_else(PoisonError::into_inner).replica = Some(replica.clone());
+        lock.lock().unwrap_or_else(PoisonError::into_inner).deltas.push(delta.clone());
         changed.notify_all();
     }
 
-    /// Waits until everything is written.
+    /// Waits until everything is written, at most [`CLOSING_LIMIT`].
     pub fn flush(&self) {
         let (lock, changed) = &*self.pending;
-        let pending = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = |pending: &mut Pending| pending.replica.is_some() || pending.writing;
-        drop(changed.wait_while(pending, idle).unwrap_or_else(PoisonError::into_inner));
+        let mut pending = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.urgent = true;
+        changed.notify_all();
+        let busy = |pending: &mut Pending| !pending.deltas.is_empty() || pending.writing;
+        let waited = changed.wait_timeout_while(pending, CLOSING_LIMIT, busy);
+        let (mut pending, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        pending.urgent = false;
+        if timeout.timed_out() {
+            tracing::error!("the disk does not take the last good snapshot; the one before stays");
+        }
     }
 }
 
@@ -110,17 +137,33 @@ impl Drop for StateFile {
 
 fn write_newest(path: &Path, pending: &(Mutex<Pending>, Condvar)) {
     let (lock, changed) = pending;
+    let mut replica = Replica::default();
+    let mut last_write: Option<Instant> = None;
     loop {
         let guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
         let mut guard = changed
-            .wait_while(guard, |pending| pending.replica.is_none() && !pending.closed)
+            .wait_while(guard, |pending| pending.deltas.is_empty() && !pending.closed)
             .unwrap_or_else(PoisonError::into_inner);
-        let Some(replica) = guard.replica.take() else { return };
+        if let Some(wait) = last_write.and_then(|last| WRITE_INTERVAL.checked_sub(last.elapsed())) {
+            let waited = changed.wait_timeout_while(guard, wait, |pending| !pending.urgent && !pending.closed);
+            guard = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if guard.deltas.is_empty() {
+            return;
+        }
+        let deltas = std::mem::take(&mut guard.deltas);
+        if let Some(base) = guard.base.take() {
+            replica = base;
+        }
         guard.writing = true;
         drop(guard);
+        for delta in &deltas {
+            replica.apply(delta);
+        }
         if let Err(error) = write(path, &replica) {
             tracing::error!(path = %path.display(), %error, "last good snapshot cannot be written; the one before stays");
         }
+        last_write = Some(Instant::now());
         lock.lock().unwrap_or_else(PoisonError::into_inner).writing = false;
         changed.notify_all();
     }
@@ -172,6 +215,8 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sluicegate_snapshot::model::Globals;
+
     use super::*;
 
     #[test]
@@ -179,7 +224,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut file = StateFile::open(&directory.path().join("state")).unwrap();
         assert!(file.read().unwrap().is_none());
-        file.save(&Replica::default());
+        file.record(&Delta { globals: Some(Globals::default()), ..Delta::default() });
         file.flush();
         assert_eq!(file.read().unwrap(), Some(Replica::default()));
         use std::os::unix::fs::PermissionsExt;

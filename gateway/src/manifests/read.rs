@@ -1,10 +1,14 @@
 //! One manifest text: documents to API objects. A document that cannot be read hurts only itself.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use sluicegate_snapshot::key::is_object_name;
 use sluicegate_snapshot::{Kind, Object, ObjectKey};
 
 use super::yaml;
@@ -16,9 +20,12 @@ pub struct Document {
     pub kind: Kind,
     /// Its identity.
     pub key: ObjectKey,
-    /// The object; `None` where it cannot be read: its last good form stays in force.
-    pub object: Option<Object>,
+    /// The object and the digest of its text; `None` where it cannot be read: its last good form stays in force.
+    pub object: Option<(Object, ObjectDigest)>,
 }
+
+/// SHA-256 of an object as JSON: tells equal objects from others without keeping them.
+pub type ObjectDigest = [u8; 32];
 
 /// Something about a document that its author should know.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -50,7 +57,7 @@ impl std::fmt::Display for Problem {
 
 /// Reads all documents of a text.
 pub fn read(file: &str, text: &str) -> (Vec<Document>, Vec<Problem>) {
-    let mut reader = Reader { file, line: 1, documents: Vec::new(), problems: Vec::new() };
+    let mut reader = Reader { file, line: 1, documents: Vec::new(), problems: Vec::new(), seen: BTreeSet::new() };
     for (line, part) in yaml::documents(text) {
         reader.line = line;
         match yaml::parse::<Value>(part) {
@@ -75,6 +82,7 @@ struct Reader<'a> {
     line: u64,
     documents: Vec<Document>,
     problems: Vec<Problem>,
+    seen: BTreeSet<(Kind, ObjectKey)>,
 }
 
 impl Reader<'_> {
@@ -116,14 +124,42 @@ impl Reader<'_> {
                 let message = "apiVersion and kind are needed; the document is ignored".to_owned();
                 return self.problem("", "apiVersion, kind", message, true);
             }
-            (_, "Ingress" | "IngressClass") => {
-                let message = format!("{api_version} is not served; use networking.k8s.io/v1. The document is ignored");
-                return self.problem(&kind, "apiVersion", message, true);
-            }
+            (_, "Ingress") => self.old_version(&value, Kind::Ingress, &api_version),
+            (_, "IngressClass") => self.old_version(&value, Kind::IngressClass, &api_version),
             // Deployments and the like may stand beside what we read.
-            _ => return,
+            _ => return self.judge_kind(&api_version, &kind),
         };
         self.documents.extend(known);
+    }
+
+    /// An object of ours in a version that is not served: it is known which one, so its last good form stays.
+    fn old_version(&mut self, value: &Value, kind: Kind, api_version: &str) -> Option<Document> {
+        let key = identity(value, kind);
+        let message = format!(
+            "{api_version} is not served; use networking.k8s.io/v1. What this object said before stays in force"
+        );
+        self.problem(&format!("{kind} {key}"), "apiVersion", message, true);
+        Some(Document { kind, key, object: None })
+    }
+
+    /// A kind that is nearly one of ours was probably meant to be it.
+    fn judge_kind(&mut self, api_version: &str, kind: &str) {
+        let ours = [
+            ("networking.k8s.io/v1", Kind::Ingress),
+            ("networking.k8s.io/v1", Kind::IngressClass),
+            ("v1", Kind::Service),
+            ("v1", Kind::Secret),
+            ("v1", Kind::ConfigMap),
+            ("discovery.k8s.io/v1", Kind::EndpointSlice),
+        ];
+        let near = |(group, known): &&(&str, Kind)| {
+            *group == api_version && strsim::damerau_levenshtein(kind, known.as_str()) <= 2
+        };
+        if let Some((_, known)) = ours.iter().find(near) {
+            let message =
+                format!("unknown kind `{kind}`; did you mean {known}? What this document said before stays in force");
+            self.problem("", "kind", message, true);
+        }
     }
 
     fn object<T: DeserializeOwned>(
@@ -135,16 +171,14 @@ impl Reader<'_> {
         let meta = |key: &str| value.get("metadata").and_then(|meta| meta.get(key)).and_then(Value::as_str);
         let name = meta("name").unwrap_or_default().to_owned();
         let namespace = meta("namespace").unwrap_or("default").to_owned();
-        let key = match kind {
-            Kind::IngressClass => ObjectKey::cluster(name.as_str()),
-            _ => ObjectKey::new(namespace.as_str(), name.as_str()),
-        };
+        let key = identity(&value, kind);
         let title = format!("{kind} {key}");
-        if !is_name(&name) || (kind != Kind::IngressClass && !is_name(&namespace)) {
+        if !is_object_name(&name) || (kind != Kind::IngressClass && !is_object_name(&namespace)) {
             let message = "name (and namespace) must be lower-case DNS names; the document is ignored".to_owned();
             self.problem(&title, "metadata.name", message, true);
             return None;
         }
+        let digest = digest(&value);
         let mut ignored = Vec::new();
         // The library shows an `Option` on the way as `?`.
         let mut track = |path: serde_ignored::Path<'_>| ignored.push(path.to_string().replace(".?", ""));
@@ -152,7 +186,7 @@ impl Reader<'_> {
         let deserializer = serde_path_to_error::Deserializer::new(value, &mut place);
         let object: Result<T, _> = serde_ignored::deserialize(deserializer, &mut track);
         let object = match object {
-            Ok(object) => Some(wrap(Box::new(object))),
+            Ok(object) => Some((wrap(Box::new(object)), digest)),
             Err(error) => {
                 let message = format!("{error}. What this object said before stays in force");
                 let field = place.path().to_string();
@@ -166,8 +200,29 @@ impl Reader<'_> {
         {
             self.problem(&title, field, "unknown field; it is ignored".to_owned(), false);
         }
+        if !self.seen.insert((kind, key.clone())) {
+            self.problem(&title, "", "stands in this file before; the last one counts".to_owned(), false);
+        }
         Some(Document { kind, key, object })
     }
+}
+
+/// Namespace and name as written; an absent namespace is `default`, as with `kubectl apply`.
+fn identity(value: &Value, kind: Kind) -> ObjectKey {
+    let meta = |key: &str| value.get("metadata").and_then(|meta| meta.get(key)).and_then(Value::as_str);
+    let name = meta("name").unwrap_or_default();
+    match kind {
+        Kind::IngressClass => ObjectKey::cluster(name),
+        _ => ObjectKey::new(meta("namespace").unwrap_or("default"), name),
+    }
+}
+
+fn digest(value: &Value) -> ObjectDigest {
+    // Maps of JSON values are sorted, so equal objects are equal texts.
+    let mut hash = Sha256::new();
+    // A hash takes whatever is written to it.
+    let _ = serde_json::to_writer(&mut hash, value);
+    hash.finalize().into()
 }
 
 fn with_type(mut item: Value, api_version: &str, kind: &str) -> Value {
@@ -178,14 +233,6 @@ fn with_type(mut item: Value, api_version: &str, kind: &str) -> Value {
         }
     }
     item
-}
-
-/// A DNS subdomain of RFC 1123, as the API server wants it.
-fn is_name(name: &str) -> bool {
-    (1..=253).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.ends_with(|c: char| c.is_ascii_alphanumeric())
 }
 
 #[cfg(test)]
@@ -229,7 +276,18 @@ mod tests {
 
     #[test]
     fn old_api_versions_are_refused_with_the_right_one() {
-        let (_, problems) = read("x.yaml", "apiVersion: extensions/v1beta1\nkind: Ingress\nmetadata: {name: a}\n");
+        let (documents, problems) =
+            read("x.yaml", "apiVersion: extensions/v1beta1\nkind: Ingress\nmetadata: {name: a}\n");
         assert!(problems[0].message.contains("networking.k8s.io/v1"));
+        assert!(documents[0].object.is_none(), "its last good form stays");
+    }
+
+    #[test]
+    fn a_kind_that_is_nearly_ours_and_an_object_that_stands_twice_are_noted() {
+        let (_, problems) = read("x.yaml", "apiVersion: networking.k8s.io/v1\nkind: Ingres\nmetadata: {name: a}\n");
+        assert!(problems[0].message.contains("did you mean Ingress"), "{}", problems[0]);
+        let one = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n";
+        let (_, problems) = read("x.yaml", &format!("{one}---\n{one}"));
+        assert!(!problems[0].error && problems[0].message.contains("last one counts"));
     }
 }

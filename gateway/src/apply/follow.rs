@@ -1,0 +1,112 @@
+//! The applier's thread: reads the source when it moves, and puts what changed in force.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
+
+use super::Applier;
+use crate::manifests::Source;
+use crate::manifests::source::Refresh;
+use crate::manifests::watch::{Changes, Look, Signal};
+use crate::shared::Shared;
+use crate::tls::DefaultCertificateFiles;
+
+/// What the thread works on.
+struct Follower {
+    source: Source,
+    applier: Applier,
+    shared: Arc<Shared>,
+    default_certificate: Option<DefaultCertificateFiles>,
+    /// A table is in force.
+    applied: bool,
+}
+
+/// Reads the source once before it returns, so that a gateway that listens has what its files say; from then on whenever
+/// they change.
+///
+/// # Errors
+/// The thread cannot be started.
+pub fn follow(
+    mut applier: Applier,
+    shared: Arc<Shared>,
+    default_certificate: Option<DefaultCertificateFiles>,
+) -> std::io::Result<(Sender<Signal>, JoinHandle<()>)> {
+    let source = Source::new(shared.settings.manifests.clone());
+    let applied = applier.restore();
+    let (mut changes, refresh) = Changes::of(source.roots());
+    let (first_done, first) = channel();
+    let mut follower = Follower { source, applier, shared, default_certificate, applied };
+    let thread = Builder::new().name("applier".to_owned()).spawn(move || {
+        let _alive = Alive(follower.shared.clone());
+        let mut unsettled = follower.look(&Look::Asked);
+        let _ = first_done.send(());
+        while let Some(look) = changes.wait(unsettled) {
+            unsettled = follower.look(&look);
+            follower.applier.sweep();
+        }
+    })?;
+    let _ = first.recv();
+    Ok((refresh, thread))
+}
+
+/// Says so when the thread ends by a panic: the gateway would serve an old configuration for ever, and look well.
+struct Alive(Arc<Shared>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("the configuration is no longer followed: restart the gateway, and report this");
+            self.0.state.follower_lost();
+        }
+    }
+}
+
+impl Follower {
+    /// Looks at the files; true: look again soon.
+    fn look(&mut self, look: &Look) -> bool {
+        let started = Instant::now();
+        if let Some(files) = &mut self.default_certificate {
+            files.reload();
+        }
+        let refresh = self.source.refresh(look);
+        if refresh.problems_changed {
+            self.report_problems();
+        }
+        let unsettled = refresh.unsettled;
+        self.apply(refresh, started);
+        unsettled
+    }
+
+    fn report_problems(&self) {
+        for problem in self.source.problems() {
+            match problem.error {
+                true => tracing::error!("{problem}"),
+                false => tracing::warn!("{problem}"),
+            }
+        }
+        self.shared.state.set_problems(self.source.problems().cloned().collect());
+    }
+
+    fn apply(&mut self, refresh: Refresh, started: Instant) {
+        // A source that cannot be read at all says nothing; serving 404 for it would be a lie.
+        if !refresh.certainty.complete && !self.applied && refresh.edits.is_empty() {
+            return;
+        }
+        let count = refresh.edits.len();
+        if count > 0 || !self.applied || !self.applier.is_synced() {
+            let outcome = self.applier.apply(refresh.edits, &refresh.certainty);
+            self.applied = true;
+            if count > 0 {
+                let world = self.applier.world();
+                tracing::info!(edits = count, version = %world.snapshot().version, us = started.elapsed().as_micros() as u64, "configuration applied");
+                for object in &outcome.diagnosed {
+                    world.diagnostics_of(object).iter().for_each(|diagnostic| tracing::warn!("{diagnostic}"));
+                }
+            }
+        }
+        if refresh.certainty.is_clean() && !self.source.problems().any(|problem| problem.error) {
+            self.shared.state.in_step();
+        }
+    }
+}
