@@ -49,8 +49,10 @@ pub fn run(listen: SocketAddr, name: Option<String>) -> ExitCode {
 /// Answers the connections of a listener.
 pub async fn serve(listener: TcpListener, name: Arc<str>) {
     loop {
-        if let Ok((tcp, _)) = listener.accept().await {
-            tokio::spawn(connection(tcp, name.clone()));
+        match listener.accept().await {
+            Ok((tcp, _)) => drop(tokio::spawn(connection(tcp, name.clone()))),
+            // Out of descriptors: connections have to close first.
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
 }

@@ -46,6 +46,8 @@ reasons! {
     TlsRedirect = 308 "This host is served over https.",
     /// The request cannot be understood without guessing.
     BadRequest = 400 "The request is malformed.",
+    /// Plain HTTP on a port for HTTPS.
+    PlainOnTls = 400 "Plain HTTP was sent to the HTTPS port.",
     /// No rule, default backend or catch-all takes the request.
     NoRoute = 404 "No route for this host and path.",
     /// Static content has no such file.

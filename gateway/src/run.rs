@@ -3,9 +3,9 @@
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,17 +17,17 @@ use sluicegate_snapshot::Mode;
 use tokio::sync::watch;
 
 use crate::apply::Applier;
+use crate::apply::follow::follow;
 use crate::apply::state_file::StateFile;
 use crate::cli::USAGE;
 use crate::io::listener::{Listeners, bind_alone};
 use crate::io::worker::{self, Blueprint};
-use crate::manifests::Source;
-use crate::manifests::watch::{Changes, Signal};
+use crate::manifests::watch::Signal;
 use crate::observe::{AccessLog, Cells, log};
 use crate::settings::{DefaultCertificate, Settings};
 use crate::shared::{Shared, Stage, State};
 use crate::table::{GatewayBind, Table};
-use crate::tls::{Acceptor, CertificateChoice, ServerCertificate, self_signed};
+use crate::tls::{Acceptor, CertificateChoice, DefaultCertificateFiles, ServerCertificate, made_now};
 use crate::upstream::Registry;
 use crate::upstream::probe::Prober;
 use crate::upstream::resolve::Resolver;
@@ -90,12 +90,27 @@ fn start(mut settings: Settings) -> Result<Running, StartError> {
         settings.metrics.map(|address| bind_alone("metrics", address)).transpose().map_err(bind_error)?;
 
     let signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| StartError::new("signals", error))?;
-    let shared = Arc::new(share(settings, workers)?);
-    let certificates =
-        Arc::new(CertificateChoice { table: shared.table.clone(), fallback: Arc::new(fallback(default_certificate)?) });
+    let (default_files, fallback) = match default_certificate {
+        Some(DefaultCertificate::Files { chain, key }) => DefaultCertificateFiles::read(chain, key)
+            .map(|(files, current)| (Some(files), current))
+            .map_err(|message| StartError(message, USAGE))?,
+        // A Secret is looked up in the table; until it is there this one serves.
+        _ => (None, made_now().map_err(|message| StartError(message, 1))?),
+    };
+    let shared = Arc::new(share(settings, workers, fallback.clone())?);
+    let certificates = Arc::new(CertificateChoice { table: shared.table.clone(), fallback });
     let acceptor = Arc::new(Acceptor::new().map_err(|error| StartError::new("TLS", error))?);
     let (draining, draining_seen) = watch::channel(false);
     let open = Arc::new(AtomicUsize::new(0));
+
+    let admin_runtime = spawn_runtime("admin")?;
+    let mut addresses = vec![("admin", admin_listener.local_addr())];
+    addresses.extend(metrics_listener.as_ref().map(|listener| ("metrics", listener.local_addr())));
+    for (listener, scope) in [(Some(admin_listener), admin::Scope::Admin), (metrics_listener, admin::Scope::Metrics)] {
+        if let Some(listener) = listener {
+            admin_runtime.spawn(admin::serve(listener, shared.clone(), scope));
+        }
+    }
 
     let control = spawn_runtime("control")?;
     let registry = Registry::new(Resolver::new(shared.settings.dns, control.clone()), Prober::new(control));
@@ -107,16 +122,9 @@ fn start(mut settings: Settings) -> Result<Running, StartError> {
         None => None,
     };
     let applier = Applier::new(compile, GatewayBind { registry }, shared.clone(), state_file);
-    let (refresh, applier) = follow(applier, shared.clone())?;
+    let (refresh, applier) =
+        follow(applier, shared.clone(), default_files).map_err(|error| StartError::new("applier", error))?;
 
-    let admin_runtime = spawn_runtime("admin")?;
-    let mut addresses = vec![("admin", admin_listener.local_addr())];
-    addresses.extend(metrics_listener.as_ref().map(|listener| ("metrics", listener.local_addr())));
-    for (listener, scope) in [(Some(admin_listener), admin::Scope::Admin), (metrics_listener, admin::Scope::Metrics)] {
-        if let Some(listener) = listener {
-            admin_runtime.spawn(admin::serve(listener, shared.clone(), scope));
-        }
-    }
     let blueprint =
         Blueprint { shared: shared.clone(), acceptor, certificates, draining: draining_seen, open: open.clone() };
     announce(&shared, &listeners, &addresses);
@@ -127,39 +135,22 @@ fn start(mut settings: Settings) -> Result<Running, StartError> {
     Ok(Running { shared, signals, refresh, applier, draining, open })
 }
 
-fn share(settings: Settings, workers: usize) -> Result<Shared, StartError> {
+fn share(
+    settings: Settings,
+    workers: usize,
+    default_certificate: Arc<ArcSwap<ServerCertificate>>,
+) -> Result<Shared, StartError> {
     let access_log = AccessLog::open(&settings.access_log).map_err(|error| StartError::new("access log", error))?;
     let server_header = settings.server_header.as_deref().map(HeaderValue::from_str).transpose();
     Ok(Shared {
         server_header: server_header.map_err(|error| StartError::new("serverHeader", error))?,
         table: Arc::new(ArcSwap::from_pointee(Table::default())),
         cells: (0..workers).map(|_| Arc::new(Cells::default())).collect(),
+        default_certificate,
         access_log,
         state: State::default(),
         settings,
     })
-}
-
-/// The certificate for names that nobody claims: from files, else made now.
-fn fallback(configured: Option<DefaultCertificate>) -> Result<ServerCertificate, StartError> {
-    let (chain, key) = match configured {
-        Some(DefaultCertificate::Files { chain, key }) => {
-            let read = |path: &std::path::Path| {
-                std::fs::read(path)
-                    .map_err(|error| StartError(format!("defaultCertificate: {}: {error}", path.display()), USAGE))
-            };
-            (read(&chain)?, read(&key)?)
-        }
-        // A Secret is looked up in the table; until it is there this one serves.
-        _ => self_signed().map_err(|error| StartError::new("default certificate", error))?,
-    };
-    let facts = sluicegate_snapshot::facts::read_certificate(&chain, &key)
-        .map_err(|problem| StartError(format!("defaultCertificate: {}", problem.message()), USAGE))?;
-    match ServerCertificate::new(&facts) {
-        Ok(Some(certificate)) => Ok(certificate),
-        Ok(None) => Err(StartError("defaultCertificate: has no key".to_owned(), USAGE)),
-        Err(error) => Err(StartError::new("defaultCertificate", error)),
-    }
 }
 
 /// A runtime on a thread of its own, for as long as the process lives.
@@ -170,60 +161,6 @@ fn spawn_runtime(name: &str) -> Result<tokio::runtime::Handle, StartError> {
     let run = move || runtime.block_on(std::future::pending::<()>());
     thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|error| StartError::new(name, error))?;
     Ok(handle)
-}
-
-/// Reads the source, first here, so that a gateway that listens has what its files say, then on the applier's thread
-/// whenever they change.
-fn follow(mut applier: Applier, shared: Arc<Shared>) -> Result<(Sender<Signal>, thread::JoinHandle<()>), StartError> {
-    let mut source = Source::new(shared.settings.manifests.clone());
-    let restored = applier.restore();
-    let (changes, refresh) = Changes::of(source.roots());
-    let (first_done, first) = mpsc::channel();
-    let thread = thread::Builder::new().name("applier".to_owned()).spawn(move || {
-        let mut applied = restored;
-        refresh_once(&mut source, &mut applier, &shared, &mut applied);
-        let _ = first_done.send(());
-        while changes.wait() {
-            refresh_once(&mut source, &mut applier, &shared, &mut applied);
-            applier.sweep();
-        }
-    });
-    let thread = thread.map_err(|error| StartError::new("applier", error))?;
-    let _ = first.recv();
-    Ok((refresh, thread))
-}
-
-fn refresh_once(source: &mut Source, applier: &mut Applier, shared: &Shared, applied: &mut bool) {
-    let started = Instant::now();
-    let refresh = source.refresh();
-    if refresh.problems_changed {
-        for problem in source.problems() {
-            match problem.error {
-                true => tracing::error!("{problem}"),
-                false => tracing::warn!("{problem}"),
-            }
-        }
-        shared.state.set_problems(source.problems().cloned().collect());
-    }
-    // A source that cannot be read at all says nothing; serving 404 for it would be a lie.
-    if !refresh.complete && !*applied && refresh.edits.is_empty() {
-        return;
-    }
-    let count = refresh.edits.len();
-    if count > 0 || !*applied || refresh.clean {
-        let outcome = applier.apply(refresh.edits, refresh.clean);
-        *applied = true;
-        if count > 0 {
-            let world = applier.world();
-            tracing::info!(edits = count, version = %world.snapshot().version, us = started.elapsed().as_micros() as u64, "configuration applied");
-            for object in &outcome.diagnosed {
-                world.diagnostics_of(object).iter().for_each(|diagnostic| tracing::warn!("{diagnostic}"));
-            }
-        }
-    }
-    if refresh.complete {
-        shared.state.in_step();
-    }
 }
 
 /// Says where the gateway listens; with port 0 in the settings this is the only place to learn the port.
@@ -260,6 +197,7 @@ impl Running {
         let _ = self.refresh.send(Signal::Stop);
         // The applier flushes the state file when it ends.
         let _ = self.applier.join();
+        self.shared.access_log.close();
         ExitCode::SUCCESS
     }
 

@@ -14,6 +14,7 @@ use crate::manifests::Problem;
 use crate::observe::{AccessLog, Cells};
 use crate::settings::Settings;
 use crate::table::Table;
+use crate::tls::ServerCertificate;
 
 /// Everything that workers, the applier and the admin listener have in common.
 pub struct Shared {
@@ -23,6 +24,8 @@ pub struct Shared {
     pub server_header: Option<HeaderValue>,
     /// The table in force.
     pub table: Arc<ArcSwap<Table>>,
+    /// The certificate for names that nobody claims, where the table has none.
+    pub default_certificate: Arc<ArcSwap<ServerCertificate>>,
     /// Cells of each worker.
     pub cells: Vec<Arc<Cells>>,
     /// The access log.
@@ -51,8 +54,9 @@ pub struct State {
     /// Workers that listen.
     pub listening: AtomicUsize,
     table_applied: AtomicBool,
-    /// Certificates whose key is not at hand.
-    withheld_keys: AtomicUsize,
+    follower_lost: AtomicBool,
+    /// Certificates whose key has yet to come.
+    awaited_keys: AtomicUsize,
     held_back: AtomicUsize,
     /// Milliseconds of [`clock`] when the source was last in step.
     in_step_at: AtomicU64,
@@ -76,11 +80,17 @@ impl State {
         }
     }
 
-    /// A table is in force; so many of its certificates have no key at hand, so many resources their last good form.
-    pub fn table_applied(&self, withheld_keys: usize, held_back: usize) {
-        self.withheld_keys.store(withheld_keys, Ordering::SeqCst);
+    /// A table is in force; the keys of so many of its certificates have yet to come, so many resources have their last
+    /// good form.
+    pub fn table_applied(&self, awaited_keys: usize, held_back: usize) {
+        self.awaited_keys.store(awaited_keys, Ordering::SeqCst);
         self.held_back.store(held_back, Ordering::SeqCst);
         self.table_applied.store(true, Ordering::SeqCst);
+    }
+
+    /// Nobody follows the source any more.
+    pub fn follower_lost(&self) {
+        self.follower_lost.store(true, Ordering::SeqCst);
     }
 
     /// Whether a table is in force.
@@ -114,11 +124,14 @@ impl State {
         if !self.table_applied.load(Ordering::SeqCst) {
             return Err("no table is applied yet".to_owned());
         }
+        if self.follower_lost.load(Ordering::SeqCst) {
+            return Err("the configuration is no longer followed; see the log".to_owned());
+        }
         let listening = self.listening.load(Ordering::SeqCst);
         if listening < workers {
             return Err(format!("{listening} of {workers} workers listen"));
         }
-        match self.withheld_keys.load(Ordering::SeqCst) {
+        match self.awaited_keys.load(Ordering::SeqCst) {
             0 => Ok(()),
             count => Err(format!(
                 "{count} certificates have no private key yet; it comes with the source of the configuration"

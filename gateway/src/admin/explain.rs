@@ -132,8 +132,13 @@ fn decode(text: &str) -> String {
 
 /// Answers a question from a table.
 pub fn explain(table: &Table, settings: &Settings, question: &Question) -> Explanation {
-    let connection =
-        Connection { scheme: question.scheme, peer: [127, 0, 0, 1].into(), port: question.port, trusted: false };
+    let connection = Connection {
+        scheme: question.scheme,
+        peer: [127, 0, 0, 1].into(),
+        port: question.port,
+        https_port: 443,
+        trusted: false,
+    };
     let target = if question.target.is_empty() { "/" } else { &question.target };
     let head = RequestHead {
         method: &question.method,

@@ -10,6 +10,7 @@ use pingora::protocols::http::v2::server::{H2Accept, HttpSession as H2Session, d
 use pingora::protocols::tls::server::handshake_with_callback;
 use pingora::protocols::{ALPN, Digest, Stream};
 use pingora::proxy::HttpProxy;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -21,7 +22,7 @@ use crate::observe::access_log::Line;
 use crate::observe::cells::{Handshake, Rejection};
 use crate::observe::{Cells, RequestLabels};
 use crate::phase::address::is_trusted;
-use crate::phase::{Connection, Scheme};
+use crate::phase::{Connection, Reason, Scheme, request_id, respond};
 use crate::shared::Shared;
 use crate::tls::{Acceptor, CertificateChoice};
 
@@ -30,6 +31,18 @@ const MAX_MALFORMED_STREAMS: u32 = 32;
 
 /// First byte of a TLS record that holds a handshake (RFC 8446, 5.1).
 const TLS_HANDSHAKE: u8 = 22;
+
+/// How long a client that was told GOAWAY for being idle may take to close.
+const GOAWAY_LIMIT: Duration = Duration::from_secs(5);
+
+/// A stream of an HTTP/2 connection while it is served, also when its task panics.
+struct Busy(Arc<watch::Sender<()>>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.send_replace(());
+    }
+}
 
 /// What a worker serves connections with.
 pub struct Serve {
@@ -52,6 +65,10 @@ impl Serve {
     pub async fn connection(&self, scheme: Scheme, tcp: TcpStream, peer: SocketAddr) {
         // Nagle's algorithm would hold small responses back; without the option they are only slower.
         let _ = tcp.set_nodelay(true);
+        // Ends connections whose client is gone, or does not read, wherever the engine happens to be writing (tcp(7):
+        // unacknowledged data, and data held back by a zero window). Without the option they live longer.
+        let stall = Duration::from_secs(self.shared.settings.timeouts.client_write.into());
+        let _ = SockRef::from(&tcp).set_tcp_user_timeout(Some(stall));
         let Some(connection) = self.facts(scheme, &tcp, peer) else { return };
         let Ok(client) = ClientStream::new(tcp, connection, self.shared.server_header.clone(), self.cells.clone())
         else {
@@ -76,13 +93,17 @@ impl Serve {
             None => tcp.local_addr().ok()?.port(),
         };
         let peer = peer_ip(peer);
-        Some(Connection { scheme, peer, port, trusted: is_trusted(&settings.trusted_proxies, peer) })
+        let https_port = settings.public_ports.map_or(443, |ports| ports.https);
+        let trusted = is_trusted(&settings.trusted_proxies, peer);
+        Some(Connection { scheme, peer, port, https_port, trusted })
     }
 
     async fn https(&self, mut client: ClientStream, info: &Arc<ClientInfo>) {
         let limit = Duration::from_secs(self.shared.settings.timeouts.handshake.into());
-        if timeout(limit, self.refuse_plain(&mut client)).await.unwrap_or(true) {
-            return;
+        match timeout(limit, self.refuse_plain(&mut client)).await {
+            Ok(false) => {}
+            Ok(true) => return,
+            Err(_) => return self.cells.handshake(Handshake::TimedOut),
         }
         let handshaken = timeout(limit, handshake_with_callback(&self.acceptor.context, client, &*self.certificates));
         let stream = match handshaken.await {
@@ -105,19 +126,12 @@ impl Serve {
     /// Answers plain HTTP on the TLS port with 400, as nginx does: people paste the wrong scheme. True: it was that, or
     /// the client is gone.
     async fn refuse_plain(&self, client: &mut ClientStream) -> bool {
-        use tokio::io::AsyncWriteExt;
         let mut first = [0];
         match client.tcp().peek(&mut first).await {
             Ok(1) if first[0] == TLS_HANDSHAKE => false,
             Ok(1) if first[0].is_ascii_uppercase() => {
                 self.cells.reject(Rejection::PlainOnTls);
-                let body = "400 BadRequest\nPlain HTTP was sent to the HTTPS port.\n";
-                let length = body.len();
-                let head = format!(
-                    "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
-                );
-                let _ = client.write_all(format!("{head}{body}").as_bytes()).await;
-                let _ = client.shutdown().await;
+                self.answer_plain(client).await;
                 true
             }
             Ok(1) => {
@@ -126,6 +140,21 @@ impl Serve {
             }
             _ => true,
         }
+    }
+
+    async fn answer_plain(&self, client: &mut ClientStream) {
+        use tokio::io::AsyncWriteExt;
+        let info = client.info().clone();
+        let refusal = Refusal { reason: Reason::PlainOnTls, request_id: request_id::new() };
+        let answer =
+            respond::render(&refusal.reason.into(), &http::Method::GET, &http::HeaderMap::new(), &refusal.request_id);
+        let bytes = respond::raw_http1(&answer, &refusal.request_id, info.server_header.as_ref());
+        // The request has to be read, or closing would reset the connection before the answer is seen.
+        let mut request = [0; 4096];
+        let _ = client.tcp().try_read(&mut request);
+        let _ = client.write_all(&bytes).await;
+        let _ = client.shutdown().await;
+        self.account_refusal(&info, &refusal);
     }
 
     async fn http1(&self, stream: Stream, info: &Arc<ClientInfo>) {
@@ -137,7 +166,10 @@ impl Serve {
             let mut session = ServerSession::new_http1(stream);
             match settings {
                 Some(settings) => settings.apply_to_session(&mut session),
-                None => session.set_keepalive(Some(keep_alive)),
+                None => {
+                    session.set_keepalive(Some(keep_alive));
+                    session.set_pipelining_enabled(true);
+                }
             }
             next = self.proxy.process_new_http(session, &self.draining).await;
         }
@@ -170,6 +202,8 @@ impl Serve {
         let idle = Duration::from_secs(self.shared.settings.timeouts.keep_alive.into());
         let mut draining = self.draining.clone();
         let mut told = false;
+        // When a connection that was told to end for being idle is dropped: its client may never answer.
+        let mut drop_at = None;
         let mut malformed = 0;
         // Streams hold a sender each: when all are gone the connection is idle.
         let (busy, mut idle_since) = watch::channel(());
@@ -187,6 +221,14 @@ impl Serve {
                 () = tokio::time::sleep(idle), if Arc::strong_count(&busy) == 1 && !told => {
                     connection.graceful_shutdown();
                     told = true;
+                    drop_at = Some(tokio::time::Instant::now() + GOAWAY_LIMIT);
+                    continue;
+                }
+                () = tokio::time::sleep_until(drop_at.unwrap_or_else(tokio::time::Instant::now)), if drop_at.is_some() => {
+                    if Arc::strong_count(&busy) == 1 {
+                        return;
+                    }
+                    drop_at = None;
                     continue;
                 }
                 // A stream ended; whether the connection is idle now is looked at again.
@@ -196,8 +238,9 @@ impl Serve {
                 Ok(Some(H2Accept::Session(session))) => {
                     let (proxy, draining, busy) = (self.proxy.clone(), self.draining.clone(), busy.clone());
                     tokio::spawn(async move {
+                        let stream = Busy(busy);
                         proxy.process_new_http(ServerSession::new_http2(session), &draining).await;
-                        busy.send_replace(());
+                        drop(stream);
                     });
                 }
                 Ok(Some(H2Accept::Rejected)) => {

@@ -7,10 +7,17 @@ const IDLE: u8 = 0;
 const LINE: u8 = 1;
 const BAD: u8 = 2;
 
+/// A request line has two blanks; a third stands in the target.
+const TOO_MANY_BLANKS: u8 = 3;
+
 /// State of one connection's watch. Shared between the stream, which feeds it, and the lane, which asks.
 #[derive(Debug, Default)]
 pub struct HeadWatch {
     line: AtomicU8,
+    /// Blanks of the line so far.
+    blanks: AtomicU8,
+    /// Something of the line has arrived.
+    begun: AtomicBool,
     taken: AtomicBool,
 }
 
@@ -18,6 +25,8 @@ impl HeadWatch {
     /// The next bytes are a request's head.
     pub fn expect_head(&self) {
         self.line.store(LINE, Ordering::Relaxed);
+        self.blanks.store(0, Ordering::Relaxed);
+        self.begun.store(false, Ordering::Relaxed);
         self.taken.store(false, Ordering::Relaxed);
     }
 
@@ -31,20 +40,28 @@ impl HeadWatch {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Looks at bytes that were read.
-    pub fn feed(&self, bytes: &[u8]) {
-        if self.line.load(Ordering::Relaxed) != LINE {
-            return;
+    /// Looks at bytes that were read; returns how many of them, from the first on, belong to the request line.
+    pub fn feed(&self, bytes: &[u8]) -> usize {
+        let mut rest = bytes;
+        while self.line.load(Ordering::Relaxed) == LINE && !rest.is_empty() {
+            let end = rest.iter().position(|byte| *byte == b'\n');
+            let (line, after) = rest.split_at(end.map_or(rest.len(), |end| end + 1));
+            rest = after;
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let blanks = line.iter().filter(|byte| **byte == b' ').count().min(usize::from(TOO_MANY_BLANKS)) as u8;
+            let blanks = self.blanks.load(Ordering::Relaxed) + blanks;
+            self.blanks.store(blanks.min(TOO_MANY_BLANKS), Ordering::Relaxed);
+            let empty = line.is_empty() && !self.begun.load(Ordering::Relaxed);
+            self.begun.store(!empty, Ordering::Relaxed);
+            if line.iter().any(u8::is_ascii_control) || blanks >= TOO_MANY_BLANKS {
+                self.line.store(BAD, Ordering::Relaxed);
+            } else if end.is_some() && !empty {
+                // An empty line before the request line is skipped (RFC 9112, 2.2).
+                self.line.store(IDLE, Ordering::Relaxed);
+            }
         }
-        let end = bytes.iter().position(|byte| *byte == b'\n');
-        let line = &bytes[..end.unwrap_or(bytes.len())];
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.iter().any(u8::is_ascii_control) || line.iter().filter(|byte| **byte == b' ').count() > 2 {
-            self.line.store(BAD, Ordering::Relaxed);
-        } else if end.is_some() && !line.is_empty() {
-            // An empty line before the request line is skipped (RFC 9112, 2.2).
-            self.line.store(IDLE, Ordering::Relaxed);
-        }
+        bytes.len() - rest.len()
     }
 
     /// Whether the request line holds what no target may hold.
@@ -60,7 +77,9 @@ mod tests {
     fn is_bad(chunks: &[&[u8]]) -> bool {
         let watch = HeadWatch::default();
         watch.expect_head();
-        chunks.iter().for_each(|chunk| watch.feed(chunk));
+        chunks.iter().for_each(|chunk| {
+            watch.feed(chunk);
+        });
         watch.is_bad()
     }
 
@@ -70,6 +89,8 @@ mod tests {
         assert!(is_bad(&[b"GET /a\0"]));
         assert!(is_bad(&[b"GET /", b"\x7f HTTP/1.1\r\n"]));
         assert!(is_bad(&[b"GET /a b HTTP/1.1\r\n"]));
+        assert!(is_bad(&[b"GET /a b", b" HTTP/1.1\r\n"]), "blanks are counted across reads");
+        assert!(is_bad(&[b"\r\n\r\nGET /a\x01b HTTP/1.1\r\n"]), "also behind empty lines in the same read");
     }
 
     #[test]

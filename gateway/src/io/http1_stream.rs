@@ -1,12 +1,14 @@
 //! The plaintext of an HTTP/1 connection, above TLS where there is any: what the engine reads requests from.
 //!
-//! It watches request lines as they arrive, and replaces the answers that the engine makes before any phase ran (a head it
-//! cannot parse, CONNECT): those would carry no reason, no request id, and the engine's name.
+//! It watches request lines as they arrive, percent-encodes in them what the engine's parser would refuse and sloppy clients
+//! do send (8-bit bytes, angle brackets, backticks, quotes in a query), and replaces the answers that the engine makes before any phase
+//! ran (a head it cannot parse, CONNECT): those would carry no reason, no request id, and the engine's name.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::{HeaderMap, Method};
@@ -16,16 +18,26 @@ use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
     UniqueID,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::client::{ClientInfo, Refusal};
 use crate::phase::{Reason, request_id, respond};
+
+/// How long a closing connection is read from, at most.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How many bytes are read from it, at most.
+const LINGER_BYTES: usize = 1024 * 1024;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Http1Stream {
     inner: Stream,
     info: Arc<ClientInfo>,
+    /// The request line has come to its query.
+    in_query: bool,
+    /// What is left to be read of a request line that grew by encoding, and what came with it.
+    encoded: Vec<u8>,
     /// What is left to write of an answer that replaces the engine's.
     own: Vec<u8>,
 }
@@ -33,7 +45,13 @@ pub struct Http1Stream {
 impl Http1Stream {
     /// Wraps a connection's plaintext.
     pub fn new(inner: Stream, info: Arc<ClientInfo>) -> Self {
-        Http1Stream { inner, info, own: Vec::new() }
+        Http1Stream { inner, info, in_query: false, encoded: Vec::new(), own: Vec::new() }
+    }
+
+    fn read_encoded(&mut self, buf: &mut ReadBuf<'_>) {
+        let count = self.encoded.len().min(buf.remaining());
+        buf.put_slice(&self.encoded[..count]);
+        self.encoded.drain(..count);
     }
 
     /// The answer that takes the place of `engine`'s.
@@ -61,11 +79,38 @@ impl Http1Stream {
     }
 }
 
+/// A part of a request line with what no URI holds (RFC 3986, appendix A) and no other rule refuses percent-encoded; `None`:
+/// there is nothing of the kind in it, as nearly always.
+fn encode(line: &[u8], in_query: &mut bool) -> Option<Vec<u8>> {
+    let mut encoded: Option<Vec<u8>> = None;
+    for (index, &byte) in line.iter().enumerate() {
+        *in_query = (*in_query || byte == b'?') && byte != b'\n';
+        if matches!(byte, 0x80..|b'<'| b'>' | b'`') || (byte == b'"' && *in_query) {
+            let out = encoded.get_or_insert_with(|| line[..index].to_vec());
+            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        } else if let Some(out) = &mut encoded {
+            out.push(byte);
+        }
+    }
+    encoded
+}
+
 impl AsyncRead for Http1Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.encoded.is_empty() {
+            self.read_encoded(buf);
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let poll = Pin::new(&mut self.inner).poll_read(cx, buf);
-        self.info.watch.feed(&buf.filled()[before..]);
+        let new = &buf.filled()[before..];
+        let (line, rest) = new.split_at(self.info.watch.feed(new));
+        if let Some(mut encoded) = encode(line, &mut self.in_query) {
+            encoded.extend_from_slice(rest);
+            self.encoded = encoded;
+            buf.set_filled(before);
+            self.read_encoded(buf);
+        }
         poll
     }
 }
@@ -110,8 +155,22 @@ impl AsyncWrite for Http1Stream {
 
 #[async_trait]
 impl Shutdown for Http1Stream {
+    /// Closes in a way that lets the client read the answer: what it still sends is taken for a moment, since a socket that
+    /// is closed with unread bytes resets the connection, and the reset overtakes the answer.
     async fn shutdown(&mut self) {
         self.inner.shutdown().await;
+        let mut chunk = [0; 4096];
+        let discard = async {
+            let mut left = LINGER_BYTES;
+            while let Ok(count @ 1..) = self.inner.read(&mut chunk).await {
+                left = left.saturating_sub(count);
+                if left == 0 {
+                    break;
+                }
+            }
+        };
+        // A client that neither reads nor closes has had its chance.
+        let _ = tokio::time::timeout(LINGER, discard).await;
     }
 }
 
@@ -152,5 +211,20 @@ impl GetProxyDigest for Http1Stream {
 impl GetSocketDigest for Http1Stream {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         self.inner.get_socket_digest()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_no_uri_holds_is_encoded_and_quotes_only_in_the_query() {
+        let mut in_query = false;
+        assert_eq!(encode(b"GET /a\"b?c=d HTTP/1.1\r\n", &mut in_query), None);
+        assert!(!in_query, "the line has ended");
+        let encoded = encode(b"GET /\xe9<\"?", &mut in_query).unwrap();
+        assert_eq!(encoded, b"GET /%E9%3C\"?");
+        assert_eq!(encode(b"\"` HTTP/1.1\r\n", &mut in_query).unwrap(), b"%22%60 HTTP/1.1\r\n", "across reads");
     }
 }

@@ -4,7 +4,8 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use pingora::apps::HttpServerApp;
 use pingora::proxy::http_proxy;
@@ -18,6 +19,12 @@ use crate::observe::cells::Rejection;
 use crate::phase::Scheme;
 use crate::shared::Shared;
 use crate::tls::{Acceptor, CertificateChoice};
+
+/// How long idle connections stay open once a drain has begun.
+const IDLE_GRACE: Duration = Duration::from_secs(1);
+
+/// How long connections that the kernel has queued are accepted once a drain has begun.
+const QUEUE_LIMIT: Duration = Duration::from_secs(1);
 
 /// What every worker is made from.
 #[derive(Clone)]
@@ -79,6 +86,9 @@ async fn run(index: usize, blueprint: Blueprint, listeners: Listeners) {
     for accept_loop in loops {
         let _ = accept_loop.await;
     }
+    // Requests that are on the wire, or in a TLS handshake, arrive in this time and are told that the connection ends; then
+    // idle connections are closed.
+    tokio::time::sleep(IDLE_GRACE).await;
     proxy.http_cleanup().await;
     // The thread lives on for its open connections; the process ends it.
     std::future::pending::<()>().await;
@@ -90,11 +100,22 @@ async fn accept(scheme: Scheme, listener: TcpListener, serve: Arc<Serve>, open: 
         Err(error) => return tracing::error!(%error, "listening socket cannot be used"),
     };
     let mut draining = serve.draining.clone();
+    let mut closes_at = None;
     loop {
-        let accepted = tokio::select! {
-            biased;
-            accepted = listener.accept() => accepted,
-            _ = draining.wait_for(|draining| *draining) => return,
+        let accepted = match closes_at {
+            None => tokio::select! {
+                biased;
+                _ = draining.wait_for(|draining| *draining) => {
+                    closes_at = Some(Instant::now() + QUEUE_LIMIT);
+                    continue;
+                }
+                accepted = listener.accept() => accepted,
+            },
+            Some(deadline) if Instant::now() >= deadline => return,
+            Some(_) => match accept_queued(&listener).await {
+                Some(accepted) => accepted,
+                None => return,
+            },
         };
         match accepted {
             Ok((tcp, peer)) => {
@@ -118,6 +139,20 @@ async fn accept(scheme: Scheme, listener: TcpListener, serve: Arc<Serve>, open: 
             }
         }
     }
+}
+
+/// A connection that waits already; `None`: there is none.
+async fn accept_queued(
+    listener: &tokio::net::TcpListener,
+) -> Option<io::Result<(tokio::net::TcpStream, std::net::SocketAddr)>> {
+    let poll = std::future::poll_fn(|cx| {
+        Poll::Ready(match listener.poll_accept(cx) {
+            Poll::Ready(accepted) => Some(accepted),
+            Poll::Pending => None,
+        })
+    });
+    // Pending must mean an empty queue, and not a used-up budget of the runtime.
+    tokio::task::unconstrained(poll).await
 }
 
 /// The few error numbers of Linux that mean "not now".

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use http::Version;
-use http::header::{HOST, UPGRADE};
+use http::header::{HOST, TRANSFER_ENCODING, UPGRADE};
+use http::{StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
@@ -68,7 +68,8 @@ impl Gateway {
     }
 
     fn connection(ctx: &Ctx) -> Connection {
-        let nobody = Connection { scheme: Scheme::Http, peer: [0, 0, 0, 0].into(), port: 0, trusted: false };
+        let nobody =
+            Connection { scheme: Scheme::Http, peer: [0, 0, 0, 0].into(), port: 0, https_port: 443, trusted: false };
         ctx.info.as_ref().map_or(nobody, |info| info.connection)
     }
 
@@ -97,6 +98,11 @@ impl Gateway {
             let ready = self.shared.state.ready(self.shared.cells.len()).is_ok();
             return Some(if ready { Reason::Healthy } else { Reason::NotReady }.into());
         }
+        // Without any table 404 would be a lie.
+        if !self.shared.state.has_table() {
+            ctx.canonical = Some(canonical);
+            return Some(Reason::NotReady.into());
+        }
         let table = self.shared.table.load();
         ctx.version = self.shared.settings.debug_header.then(|| table.version.clone());
         let (route, verdict) = admit::admit(&table, &head, &canonical);
@@ -113,6 +119,7 @@ impl Gateway {
 
     async fn answer(&self, session: &mut Session, ctx: &mut Ctx, reply: &Reply, close: bool) -> pingora::Result<()> {
         ctx.reason = reply.reason;
+        reply::take_body(session).await;
         let request = session.req_header();
         let response = respond::render(reply, &request.method, &request.headers, &ctx.request_id);
         let mut fields = self.marks(ctx).fields();
@@ -130,10 +137,17 @@ impl Gateway {
         let picked = if backend.names.is_empty() {
             pick::round_robin(&backend.endpoints, cursor, &ctx.tried, now).cloned()
         } else {
-            for name in &backend.names {
-                name.wait_asked(FIRST_LOOKUP).await;
+            let mut endpoints = backend.all_endpoints();
+            if endpoints.is_empty() {
+                let asked = async {
+                    for name in &backend.names {
+                        name.asked().await;
+                    }
+                };
+                // Nothing is known of any name yet: the very first request waits for the first answer.
+                let _ = tokio::time::timeout(FIRST_LOOKUP, asked).await;
+                endpoints = backend.all_endpoints();
             }
-            let endpoints = backend.all_endpoints();
             if endpoints.is_empty() {
                 return Err(Reason::NameUnresolved);
             }
@@ -159,9 +173,13 @@ impl Gateway {
         peer
     }
 
-    fn connect_failed(&self, ctx: &mut Ctx) {
+    /// `local`: for a reason that is not the endpoint's.
+    fn connect_failed(&self, ctx: &mut Ctx, local: bool) {
         let (Some(endpoint), Some(backend)) = (&ctx.endpoint, &ctx.backend) else { return };
         ctx.tried.push(endpoint.address);
+        if local {
+            return;
+        }
         let now = clock::now_ms();
         if endpoint.connect_failed() && !endpoint.is_ejected(now) && pick::may_eject(&backend.all_endpoints(), now) {
             let duration = endpoint.eject(now);
@@ -276,12 +294,15 @@ impl ProxyHttp for Gateway {
         let timeouts = &self.shared.settings.timeouts;
         let draining = self.shared.state.stage() >= Stage::Draining;
         // The engine forgets the keep-alive time with every request.
-        session.set_keepalive((!draining).then(|| timeouts.keep_alive.into()));
+        // ... but where it has decided to close (HTTP/1.0, TE beside CL: RFC 9112, 6.1) that stands.
+        let kept = session.get_keepalive().is_some() && !draining;
+        session.set_keepalive(kept.then(|| timeouts.keep_alive.into()));
         session.set_read_timeout(Some(Duration::from_secs(timeouts.client_read.into())));
         session.set_write_timeout(Some(Duration::from_secs(timeouts.client_write.into())));
         let Some(reply) = self.judge(session, ctx) else { return Ok(false) };
         let close = matches!(reply.reason, Reason::BadRequest | Reason::MethodNotAllowed) || draining;
-        self.answer(session, ctx, &reply, close).await?;
+        // The client being gone is its own affair, and no error of the gateway's.
+        self.answer(session, ctx, &reply, close).await.map_err(|error| error.into_down())?;
         Ok(true)
     }
 
@@ -305,7 +326,7 @@ impl ProxyHttp for Gateway {
             before.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
         endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
-        ctx.upgrade = session.is_upgrade_req();
+        ctx.upgrade = view::is_websocket(session.req_header());
         if ctx.upgrade {
             session.set_read_timeout(Some(Duration::from_secs(self.shared.settings.timeouts.upgraded_idle.into())));
         }
@@ -316,7 +337,9 @@ impl ProxyHttp for Gateway {
     }
 
     fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
-        self.connect_failed(ctx);
+        // Out of sockets or descriptors: that is the gateway's trouble, and no endpoint's.
+        let local = [ErrorType::InternalError, ErrorType::SocketError, ErrorType::BindError].contains(&error.etype);
+        self.connect_failed(ctx, local);
         ctx.reason = Reason::ConnectFailed;
         // Nothing was sent, so every method may go to another endpoint.
         error.set_retry(ctx.tried.len() < MAX_TRIES);
@@ -377,11 +400,16 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
-        if !response.status.is_informational() {
+        if !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS {
             ctx.reason = Reason::Upstream;
             ctx.upstream_head.get_or_insert_with(|| ctx.started.elapsed());
         }
         if self.shared.state.stage() >= Stage::Draining && !response.headers.contains_key(UPGRADE) {
+            session.set_keepalive(None);
+        }
+        // HTTP/1.0 knows no chunks (RFC 9112, 6.1): such a body ends with the connection.
+        if session.req_header().version <= Version::HTTP_10 && response.headers.contains_key(TRANSFER_ENCODING) {
+            response.remove_header(&TRANSFER_ENCODING);
             session.set_keepalive(None);
         }
         for (name, value) in self.marks(ctx).fields() {
@@ -393,8 +421,7 @@ impl ProxyHttp for Gateway {
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
         let reason = reason_of(error, ctx);
         ctx.reason = reason;
-        let written = session.response_written().is_some();
-        if !written && reason.status() > 0 {
+        if final_status(session) == 0 && reason.status() > 0 {
             let reply = Reply::from(reason);
             // The client being gone as well changes nothing.
             let _ = self.answer(session, ctx, &reply, true).await;
@@ -407,12 +434,18 @@ impl ProxyHttp for Gateway {
             ctx.reason = reason_of(error, ctx);
             tracing::debug!(reason = %ctx.reason, %error, "request failed");
         }
-        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        let status = final_status(session);
         let upstream = ctx.endpoint.as_ref().map(|endpoint| endpoint.address);
         self.leave(ctx);
         self.account(session, ctx, status);
         self.log(session, ctx, status, upstream);
     }
+}
+
+/// Status of the response that was begun; 0: none was. 100 and 103 announce one, 101 is one.
+fn final_status(session: &Session) -> u16 {
+    let status = session.response_written().map_or(0, |response| response.status.as_u16());
+    if matches!(status, 100 | 102..=199) { 0 } else { status }
 }
 
 /// The reason of an engine's error. A reason that a phase gave already stays.

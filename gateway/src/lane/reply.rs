@@ -1,11 +1,37 @@
 //! Writing the gateway's own answers through the engine.
 
+use std::time::Duration;
+
 use http::HeaderName;
-use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
 use crate::phase::respond::OwnResponse;
+
+/// Body bytes that are taken before an answer that does not need them.
+const BODY_LIMIT: usize = 64 * 1024;
+
+/// How long they are waited for.
+const BODY_TIME: Duration = Duration::from_secs(1);
+
+/// Takes a short request body, so that the connection can be kept, and a client that writes before it reads sees the answer.
+/// One that waits for `100 Continue` has not sent any.
+pub(super) async fn take_body(session: &mut Session) {
+    if session.is_http2() || session.req_header().headers.contains_key(EXPECT) {
+        return;
+    }
+    let take = async {
+        let mut left = BODY_LIMIT;
+        while let Ok(Some(chunk)) = session.read_request_body().await {
+            left = left.saturating_sub(chunk.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(BODY_TIME, take).await;
+}
 
 /// Writes an answer.
 ///

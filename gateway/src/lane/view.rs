@@ -30,3 +30,9 @@ fn hosts(request: &RequestHeader) -> Hosts<'_> {
         (Some(_), Some(_)) => Hosts::Many,
     }
 }
+
+/// Whether a request asks for a WebSocket, the one protocol that is switched to.
+pub(super) fn is_websocket(request: &RequestHeader) -> bool {
+    let upgrade = request.headers.get(http::header::UPGRADE);
+    upgrade.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}

@@ -110,7 +110,12 @@ impl<'a> Line<'a> {
 enum Message {
     Line(Vec<u8>),
     Reopen,
+    /// Everything before it is to be written, then this is answered.
+    Close(SyncSender<()>),
 }
+
+/// Longest time that the end of the process waits for the last lines.
+const CLOSING_LIMIT: Duration = Duration::from_secs(2);
 
 /// The log, or nothing where it is off.
 pub struct AccessLog {
@@ -152,10 +157,19 @@ impl AccessLog {
         }
     }
 
-    /// Opens the file again, after it was rotated.
+    /// Opens the file again, after it was rotated. Waits for a place in the queue; do not call it on a worker.
     pub fn reopen(&self) {
         if let Some(sender) = &self.sender {
-            let _ = sender.try_send(Message::Reopen);
+            let _ = sender.send(Message::Reopen);
+        }
+    }
+
+    /// Writes what waits, within [`CLOSING_LIMIT`]. For the end of the process.
+    pub fn close(&self) {
+        let Some(sender) = &self.sender else { return };
+        let (done, written) = sync_channel(1);
+        if sender.try_send(Message::Close(done)).is_ok() {
+            let _ = written.recv_timeout(CLOSING_LIMIT);
         }
     }
 
@@ -196,6 +210,10 @@ fn write_lines(mut output: Output, receiver: &Receiver<Message>, path: Option<&P
         };
         match message {
             Message::Line(line) => drop(output.write_all(&line)),
+            Message::Close(done) => {
+                let _ = output.flush();
+                let _ = done.send(());
+            }
             Message::Reopen => match Output::open(path) {
                 Ok(new) => output = new,
                 Err(error) => tracing::error!(%error, "access log cannot be opened again; the old file is written on"),

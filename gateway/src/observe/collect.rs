@@ -42,6 +42,7 @@ impl Collector for GatewayCollector {
         let mut families = vec![requests(&sum, self.shared.settings.metrics_per_route)];
         families.extend(durations(&sum));
         families.extend(self.connections());
+        families.push(self.access_log());
         families.extend(self.upstream());
         families.extend(self.table());
         families.retain(|family| !family.get_metric().is_empty());
@@ -82,6 +83,13 @@ impl GatewayCollector {
         vec![open, accepted, handshakes, rejected]
     }
 
+    fn access_log(&self) -> MetricFamily {
+        let help = "Lines of the access log that were lost because they could not be written fast enough.";
+        let mut lost = family("sluicegate_access_log_lost_total", help, MetricType::COUNTER);
+        counter(&mut lost, &[], self.shared.access_log.lost());
+        lost
+    }
+
     fn upstream(&self) -> Vec<MetricFamily> {
         let mut retries = family(
             "sluicegate_upstream_retries_total",
@@ -107,10 +115,14 @@ impl GatewayCollector {
 
     fn table(&self) -> Vec<MetricFamily> {
         let table = self.shared.table.load();
-        let mut version =
-            family("sluicegate_config_version", "Always 1; the label names the snapshot in force.", MetricType::GAUGE);
-        let digest = table.version.digest.short();
-        gauge(&mut version, &[("epoch", &table.version.epoch.to_string()), ("digest", &digest)], 1.0);
+        let mut version = family(
+            "sluicegate_config_version",
+            "The snapshot in force: the first 48 bits of its digest, so that equal content has equal values.",
+            MetricType::GAUGE,
+        );
+        gauge(&mut version, &[], table.version.digest.number() as f64);
+        let mut epoch = family("sluicegate_config_epoch", "Epoch of the snapshot in force.", MetricType::GAUGE);
+        gauge(&mut epoch, &[], table.version.epoch as f64);
         let mut age = family(
             "sluicegate_config_age_seconds",
             "Seconds since the source of the configuration was last known to be in step.",
@@ -119,13 +131,15 @@ impl GatewayCollector {
         gauge(&mut age, &[], self.shared.state.config_age().as_secs_f64());
         let mut expiry = family(
             "sluicegate_certificate_expiry_timestamp_seconds",
-            "End of validity of certificates, Unix time.",
+            "End of validity of certificates, Unix time; `(default)` is the one for names that nobody claims.",
             MetricType::GAUGE,
         );
         let certificates: BTreeMap<_, _> = table.certificates().collect();
         for (secret, entry) in certificates {
             gauge(&mut expiry, &[("secret", secret)], entry.source.not_after as f64);
         }
+        let fallback = self.shared.default_certificate.load();
+        gauge(&mut expiry, &[("secret", "(default)")], fallback.not_after as f64);
         let mut diagnostics =
             family("sluicegate_diagnostics", "Diagnostics of the objects in force.", MetricType::GAUGE);
         for ((severity, reason), count) in self.shared.state.diagnostic_counts() {
@@ -134,7 +148,7 @@ impl GatewayCollector {
         let mut held =
             family("sluicegate_config_held_back", "Resources served in their last good form.", MetricType::GAUGE);
         gauge(&mut held, &[], self.shared.state.held_back() as f64);
-        vec![version, age, expiry, diagnostics, held]
+        vec![version, epoch, age, expiry, diagnostics, held]
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sluicegate_snapshot::host::RequestHost;
-use sluicegate_snapshot::model::{Refusal, Route, Target, Unavailable};
+use sluicegate_snapshot::model::{Policy, Refusal, Route, Target, Unavailable};
 use sluicegate_snapshot::path::has_encoded_slash;
 
 use super::canonical::Canonical;
@@ -27,27 +27,30 @@ pub enum Verdict {
 /// Finds the route and judges the request by it. The route is returned with every verdict but 404: metrics and the log
 /// want it.
 pub fn admit(table: &Table, head: &RequestHead<'_>, canonical: &Canonical) -> (Option<Arc<Route>>, Verdict) {
-    let Some(route) = table.route(canonical.host.as_str(), &canonical.path) else {
-        return (None, Verdict::Reply(Reason::NoRoute.into()));
+    let host = canonical.host.as_str();
+    let Some(route) = table.route(host, &canonical.path) else {
+        // A host with TLS redirects whatever the path, as ingress-nginx does by the implicit `/` of each host.
+        let refused = refusal(table, table.policy(host), head, canonical);
+        return (None, Verdict::Reply(refused.unwrap_or_else(|| Reason::NoRoute.into())));
     };
-    let verdict = match refusal(table, route, head, canonical) {
+    let verdict = match refusal(table, &route.policy, head, canonical) {
         Some(reply) => Verdict::Reply(reply),
         None => follow(table, route, head, canonical),
     };
     (Some(route.clone()), verdict)
 }
 
-fn refusal(table: &Table, route: &Route, head: &RequestHead<'_>, canonical: &Canonical) -> Option<Reply> {
-    if route.policy.reject_encoded_slashes && has_encoded_slash(&canonical.path) {
+fn refusal(table: &Table, policy: &Policy, head: &RequestHead<'_>, canonical: &Canonical) -> Option<Reply> {
+    if policy.reject_encoded_slashes && has_encoded_slash(&canonical.path) {
         return Some(Reason::BadRequest.into());
     }
-    redirect_to_tls(table, route, head, canonical)
+    redirect_to_tls(table, policy, head, canonical)
 }
 
 /// 308 for plain HTTP to a host with TLS. Behind a trusted proxy that ended TLS itself, `X-Forwarded-Proto` counts.
-fn redirect_to_tls(table: &Table, route: &Route, head: &RequestHead<'_>, canonical: &Canonical) -> Option<Reply> {
+fn redirect_to_tls(table: &Table, policy: &Policy, head: &RequestHead<'_>, canonical: &Canonical) -> Option<Reply> {
     let host = canonical.host.as_str();
-    if !route.policy.ssl_redirect
+    if !policy.ssl_redirect
         || super::forward::client_scheme(head) == Scheme::Https
         || canonical.path.starts_with(ACME_CHALLENGE)
         || !table.has_tls(host)
@@ -55,7 +58,10 @@ fn redirect_to_tls(table: &Table, route: &Route, head: &RequestHead<'_>, canonic
         return None;
     }
     let target = String::from_utf8(canonical.target()).ok()?;
-    let location = format!("https://{host}{target}");
+    let location = match head.connection.https_port {
+        443 => format!("https://{host}{target}"),
+        port => format!("https://{host}:{port}{target}"),
+    };
     // A query with raw 8-bit bytes cannot stand in a header.
     if http::HeaderValue::from_str(&location).is_err() {
         return Some(Reason::BadRequest.into());

@@ -74,7 +74,8 @@ mod tests {
     use http::{HeaderMap, Method};
 
     fn canonical(method: Method, target: &[u8], hosts: Hosts<'_>, http10: bool) -> Result<(String, String), Reason> {
-        let connection = Connection { scheme: Scheme::Http, peer: [127, 0, 0, 1].into(), port: 80, trusted: false };
+        let connection =
+            Connection { scheme: Scheme::Http, peer: [127, 0, 0, 1].into(), port: 80, https_port: 443, trusted: false };
         let headers = HeaderMap::new();
         let head = RequestHead { method: &method, target, hosts, http10, headers: &headers, connection: &connection };
         let canonical = canonicalise(&head)?;

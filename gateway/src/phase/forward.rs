@@ -129,7 +129,8 @@ mod tests {
     use http::Method;
 
     fn forwarded(trusted: bool, fields: &[(&str, &str)]) -> HeaderMap {
-        let connection = Connection { scheme: Scheme::Https, peer: [10, 0, 0, 1].into(), port: 443, trusted };
+        let connection =
+            Connection { scheme: Scheme::Https, peer: [10, 0, 0, 1].into(), port: 443, https_port: 443, trusted };
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());

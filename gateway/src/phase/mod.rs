@@ -53,6 +53,8 @@ pub struct Connection {
     pub peer: IpAddr,
     /// Port that the client connected to, as it sees it.
     pub port: u16,
+    /// Port that clients reach HTTPS on, for redirects.
+    pub https_port: u16,
     /// Whether the peer is in `trustedProxies`.
     pub trusted: bool,
 }

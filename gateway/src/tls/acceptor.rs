@@ -51,7 +51,7 @@ pub struct CertificateChoice {
     /// Tables.
     pub table: Arc<ArcSwap<Table>>,
     /// What an unknown or absent server name gets where the table has no default certificate.
-    pub fallback: Arc<ServerCertificate>,
+    pub fallback: Arc<ArcSwap<ServerCertificate>>,
 }
 
 impl CertificateChoice {
@@ -67,10 +67,15 @@ impl CertificateChoice {
             other => other,
         };
         match chosen {
+            // One that OpenSSL refuses must not keep the others from being used.
             ServerName::Certificates(certificates) => {
-                certificates.into_iter().try_for_each(|certificate| certificate.set_on(ssl))
+                let results: Vec<_> = certificates.into_iter().map(|certificate| certificate.set_on(ssl)).collect();
+                match results.iter().any(Result::is_ok) {
+                    true => Ok(()),
+                    false => results.into_iter().collect(),
+                }
             }
-            ServerName::Default => self.fallback.set_on(ssl),
+            ServerName::Default => self.fallback.load().set_on(ssl),
             // Without any certificate OpenSSL ends the handshake with the alert handshake_failure.
             ServerName::KeyWithheld => Ok(()),
         }
@@ -81,7 +86,7 @@ impl CertificateChoice {
 impl TlsAccept for CertificateChoice {
     async fn certificate_callback(&self, ssl: &mut TlsRef) {
         if let Err(error) = self.choose(ssl) {
-            tracing::error!(%error, "certificate cannot be used in a handshake");
+            tracing::debug!(%error, "certificate cannot be used in a handshake");
         }
     }
 }

@@ -14,6 +14,8 @@ pub struct ServerCertificate {
     leaf: X509,
     chain: Vec<X509>,
     key: PKey<Private>,
+    /// End of validity, Unix seconds.
+    pub not_after: i64,
 }
 
 impl std::fmt::Debug for ServerCertificate {
@@ -35,7 +37,7 @@ impl ServerCertificate {
             return Ok(None);
         }
         let leaf = chain.remove(0);
-        Ok(Some(ServerCertificate { leaf, chain, key }))
+        Ok(Some(ServerCertificate { leaf, chain, key, not_after: certificate.not_after }))
     }
 
     /// Gives it to a handshake. Called once per key type; OpenSSL chooses by what the client can verify.

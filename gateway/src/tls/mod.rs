@@ -2,8 +2,10 @@
 
 mod acceptor;
 mod certificate;
+mod default_certificate;
 mod self_signed;
 
 pub use acceptor::{Acceptor, CertificateChoice};
 pub use certificate::ServerCertificate;
+pub use default_certificate::{DefaultCertificateFiles, made_now};
 pub use self_signed::self_signed;

@@ -103,8 +103,15 @@ impl EndpointState {
         changes.then_some(good)
     }
 
+    /// Another check begins: what was counted for the one before does not count for it.
+    pub fn probed_anew(&self) {
+        self.probe_good.store(0, Ordering::Relaxed);
+        self.probe_bad.store(0, Ordering::Relaxed);
+    }
+
     /// Forgets what active checks said: the backend is no longer checked.
     pub fn unprobed(&self) {
+        self.probed_anew();
         self.probe_healthy.store(true, Ordering::Relaxed);
     }
 }

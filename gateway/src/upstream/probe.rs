@@ -8,6 +8,7 @@ use sluicegate_snapshot::model::{HealthCheck, HealthProbe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::{BoundBackend, EndpointState};
 
@@ -23,19 +24,21 @@ impl Prober {
         Prober { control }
     }
 
-    /// Checks the endpoints of a backend for as long as a table holds it.
-    pub fn watch(&self, backend: &Arc<BoundBackend>, check: HealthCheck) {
-        self.control.spawn(keep_checking(Arc::downgrade(backend), Arc::new(check)));
+    /// Checks the endpoints of a backend for as long as a table holds it, or until the returned handle is used.
+    pub fn watch(&self, backend: &Arc<BoundBackend>, check: HealthCheck) -> AbortHandle {
+        self.control.spawn(keep_checking(Arc::downgrade(backend), Arc::new(check))).abort_handle()
     }
 }
 
 async fn keep_checking(backend: Weak<BoundBackend>, check: Arc<HealthCheck>) {
     let interval = Duration::from_millis(check.interval_ms.into());
+    // Ends its checks with this task, so that an old one never speaks about an endpoint again.
+    let mut asks = JoinSet::new();
     loop {
         let Some(bound) = backend.upgrade() else { return };
         for endpoint in bound.all_endpoints() {
             let (check, key) = (check.clone(), bound.key.clone());
-            tokio::spawn(async move {
+            asks.spawn(async move {
                 let good = ask(&endpoint, &check).await;
                 if let Some(healthy) = endpoint.probed(good, check.healthy, check.unhealthy) {
                     tracing::info!(backend = %key, endpoint = %endpoint.address, healthy, "health changed");
@@ -46,6 +49,7 @@ async fn keep_checking(backend: Weak<BoundBackend>, check: Arc<HealthCheck>) {
         // A tenth of jitter keeps many gateways from asking in step.
         let jitter = rand::random_range(0.95..1.05);
         tokio::time::sleep(interval.mul_f64(jitter)).await;
+        while asks.try_join_next().is_some() {}
     }
 }
 

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
 use sluicegate_snapshot::BackendKey;
-use sluicegate_snapshot::model::{Backend, NamedEndpoint, Unavailable};
+use sluicegate_snapshot::model::{Backend, HealthCheck, NamedEndpoint, Unavailable};
+use tokio::task::AbortHandle;
 
 use super::resolve::{ResolvedName, Resolver};
 use super::{BackendState, EndpointState, probe};
@@ -46,6 +47,8 @@ pub struct Registry {
     backends: HashMap<BackendKey, Weak<BackendState>>,
     endpoints: HashMap<(BackendKey, SocketAddr), Weak<EndpointState>>,
     names: HashMap<(BackendKey, NamedEndpoint), Weak<ResolvedName>>,
+    /// The active check of each backend that has one.
+    checks: HashMap<BackendKey, (HealthCheck, AbortHandle)>,
     /// Seeded per process; a pool group never leaves it.
     hasher: RandomState,
     resolver: Resolver,
@@ -60,6 +63,7 @@ impl Registry {
             backends: HashMap::new(),
             endpoints: HashMap::new(),
             names: HashMap::new(),
+            checks: HashMap::new(),
             hasher: RandomState::new(),
             resolver,
             prober,
@@ -103,11 +107,28 @@ impl Registry {
             names,
             pool_group,
         });
-        match &backend.health_check {
-            Some(check) => self.prober.watch(&bound, check.clone()),
-            None => bound.endpoints.iter().for_each(|endpoint| endpoint.unprobed()),
-        }
+        self.check(&bound, backend.health_check.as_ref());
         bound
+    }
+
+    /// Starts the check of a backend, in place of the one before.
+    fn check(&mut self, bound: &Arc<BoundBackend>, check: Option<&HealthCheck>) {
+        let before = self.checks.remove(&bound.key);
+        let same = before.as_ref().map(|(check, _)| check) == check;
+        if let Some((_, running)) = before {
+            running.abort();
+        }
+        match check {
+            Some(check) => {
+                if !same {
+                    bound.all_endpoints().iter().for_each(|endpoint| endpoint.probed_anew());
+                }
+                let running = self.prober.watch(bound, check.clone());
+                self.checks.insert(bound.key.clone(), (check.clone(), running));
+            }
+            None if !same => bound.all_endpoints().iter().for_each(|endpoint| endpoint.unprobed()),
+            None => {}
+        }
     }
 
     /// Forgets dead entries once their number may have doubled: O(1) per bind on average.
@@ -118,6 +139,7 @@ impl Registry {
         self.backends.retain(|_, state| state.strong_count() > 0);
         self.endpoints.retain(|_, state| state.strong_count() > 0);
         self.names.retain(|_, name| name.strong_count() > 0);
+        self.checks.retain(|_, (_, running)| !running.is_finished());
         self.sweep_at = 2 * (self.endpoints.len() + self.backends.len() + self.names.len()).max(512);
     }
 }

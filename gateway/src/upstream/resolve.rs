@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use sluicegate_snapshot::model::NamedEndpoint;
 use tokio::runtime::Handle;
@@ -38,10 +38,10 @@ impl ResolvedName {
         self.endpoints.load_full()
     }
 
-    /// Waits for the first answer, at most `limit`.
-    pub async fn wait_asked(&self, limit: Duration) {
-        let mut asked = self.asked.subscribe();
-        let _ = tokio::time::timeout(limit, asked.wait_for(|asked| *asked)).await;
+    /// Waits for the first answer.
+    pub async fn asked(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.asked.subscribe().wait_for(|asked| *asked).await;
     }
 
     fn take(&self, addresses: &[IpAddr]) {
@@ -82,7 +82,11 @@ impl Resolver {
             }
             None => TokioResolver::builder(provider),
         };
-        let dns = builder.and_then(|builder| builder.build());
+        let dns = builder.and_then(|mut builder| {
+            // Addresses of both families would get requests alike, and many a machine reaches only one of them.
+            builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
+            builder.build()
+        });
         let dns = match dns {
             Ok(dns) => Some(Arc::new(dns)),
             Err(error) => {

@@ -1,6 +1,6 @@
 //! Small clients: HTTP/1 over plain sockets and OpenSSL, byte for byte as the test says, and HTTP/2 through the h2 crate.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use openssl::ssl::{Ssl, SslConnector, SslMethod, SslStream, SslVerifyMode};
@@ -210,10 +210,15 @@ impl<T: Transport> Connection<T> {
         self.exactly(count)
     }
 
-    /// Whether the other side closes without sending more.
+    /// Whether the other side closes without sending more. Silence is no closing.
     pub fn is_closed(&mut self) -> bool {
         let mut byte = [0];
-        self.buffer.is_empty() && matches!(self.stream.read(&mut byte), Ok(0) | Err(_))
+        let closed = match self.stream.read(&mut byte) {
+            Ok(0) => true,
+            Ok(_) => false,
+            Err(error) => matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+        };
+        self.buffer.is_empty() && closed
     }
 }
 

@@ -204,6 +204,12 @@ impl Gateway {
         of_name.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
     }
 
+    /// Waits until a metric has a value: requests are counted after their answer is sent.
+    pub fn wait_metric(&self, name: &str, labels: &[&str], value: f64) {
+        let what = format!("{name} {labels:?} to be {value}");
+        eventually(&what, || (self.metric(name, labels) == value).then_some(()));
+    }
+
     /// Replaces the manifests and waits until they are in force.
     pub fn apply(&self, manifests: &str) {
         let before = self.table()["version"]["digest"].clone();

@@ -59,7 +59,7 @@ fn a_file_that_is_no_yaml_keeps_all_it_said() {
     gateway.write("main.yaml", "kind: [unclosed\n");
     gateway.wait_log("no readable YAML");
     assert_eq!(gateway.get("a.test", "/").status, 200);
-    assert_eq!(gateway.metric("sluicegate_diagnostics", &["Manifest", "error"]), 1.0);
+    gateway.wait_metric("sluicegate_diagnostics", &["Manifest", "error"], 1.0);
     gateway.write("main.yaml", &everything_to(&[backend]));
     eventually("the repair", || (gateway.metric("sluicegate_diagnostics", &["Manifest"]) == 0.0).then_some(()));
 }
@@ -126,5 +126,5 @@ fn diagnostics_are_listed_and_counted() {
         (&page["diagnostics"][0]["reason"], &page["diagnostics"][0]["object"]["name"]),
         (&"ServiceNotFound".into(), &"i".into())
     );
-    assert_eq!(gateway.metric("sluicegate_diagnostics", &["ServiceNotFound"]), 1.0);
+    gateway.wait_metric("sluicegate_diagnostics", &["ServiceNotFound"], 1.0);
 }

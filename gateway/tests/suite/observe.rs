@@ -20,12 +20,13 @@ fn busy_gateway() -> Gateway {
 #[test]
 fn requests_are_counted_by_method_status_and_reason() {
     let gateway = busy_gateway();
+    gateway.wait_metric("sluicegate_request_duration_seconds_count", &[], 4.0);
     let count = |labels: &[&str]| gateway.metric("sluicegate_requests_total", labels);
     assert_eq!(count(&["method=\"GET\"", "status=\"2xx\"", "reason=\"Upstream\""]), 1.0);
     assert_eq!(count(&["method=\"OTHER\"", "status=\"2xx\""]), 1.0);
     assert_eq!(count(&["status=\"5xx\"", "reason=\"Upstream\""]), 1.0);
     assert_eq!(count(&["status=\"4xx\"", "reason=\"BadRequest\""]), 1.0);
-    assert_eq!(gateway.metric("sluicegate_request_duration_seconds_count", &[]), 4.0);
+    gateway.wait_metric("sluicegate_request_duration_seconds_count", &[], 4.0);
 }
 
 #[test]
@@ -172,7 +173,7 @@ fn the_access_log_can_be_off_sampled_or_a_file() {
 fn a_route_label_is_there_when_asked_for() {
     let gateway = Start::with(&everything_to(&[echo()])).set("metricsPerRoute", json!(true)).ready();
     gateway.get("a.test", "/");
-    assert_eq!(gateway.metric("sluicegate_requests_total", &["route=\"default/web\""]), 1.0);
+    gateway.wait_metric("sluicegate_requests_total", &["route=\"default/web\""], 1.0);
 }
 
 #[test]

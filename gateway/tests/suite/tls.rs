@@ -70,7 +70,7 @@ fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
     });
     assert!(old.is_err());
     assert!(gateway.metric("sluicegate_tls_handshakes_total", &["failed"]) >= 1.0);
-    assert_eq!(gateway.metric("sluicegate_tls_handshakes_total", &["full"]), 2.0);
+    gateway.wait_metric("sluicegate_tls_handshakes_total", &["full"], 2.0);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn sessions_resume_on_whichever_worker_takes_the_connection() {
         stream.shutdown().unwrap();
         assert_eq!(stream.ssl().session_reused(), round > 0, "round {round}");
     }
-    assert_eq!(gateway.metric("sluicegate_tls_handshakes_total", &["resumed"]), 8.0);
+    gateway.wait_metric("sluicegate_tls_handshakes_total", &["resumed"], 8.0);
 }
 
 #[allow(
@@ -129,7 +129,7 @@ fn a_new_certificate_reaches_new_handshakes_and_drops_no_connection() {
     gateway.write("main.yaml", &format!("{broken}---\n{rest}"));
     gateway.wait_log("CertificateInvalid");
     assert_eq!(names(&gateway, Some("a.test")).len(), 2, "a broken one does not replace a good one");
-    assert_eq!(gateway.metric("sluicegate_config_held_back", &[]), 1.0);
+    gateway.wait_metric("sluicegate_config_held_back", &[], 1.0);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn plain_http_on_the_tls_port_is_told_so() {
     let gateway = Start::with("").ready();
     let response = client::get(gateway.https, "a.test", "/");
     assert_eq!(response.status, 400);
-    assert_eq!(gateway.metric("sluicegate_rejected_total", &["PlainOnTls"]), 1.0);
+    gateway.wait_metric("sluicegate_rejected_total", &["PlainOnTls"], 1.0);
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn an_endpoint_that_refuses_is_ejected_but_never_the_last() {
     for _ in 0..10 {
         assert_eq!(gateway.get("a.test", "/").header("sluicegate-reason"), Some("ConnectFailed"));
     }
-    assert_eq!(gateway.metric("sluicegate_endpoint_health", &["unhealthy"]), 0.0);
+    gateway.wait_metric("sluicegate_endpoint_health", &["unhealthy"], 0.0);
     let address = alone.revive();
     assert_eq!(
         gateway.get("a.test", "/").header("x-echo"),
@@ -70,7 +70,7 @@ fn health_survives_a_table_swap() {
     gateway.wait_log("endpoint ejected");
     // Another endpoint joins: a new table, the same state.
     gateway.apply(&everything_to(&[good, refusing.1, echo()]));
-    assert_eq!(gateway.metric("sluicegate_endpoint_health", &["\"unhealthy\""]), 1.0);
+    gateway.wait_metric("sluicegate_endpoint_health", &["\"unhealthy\""], 1.0);
     let retries = gateway.metric("sluicegate_upstream_retries_total", &[]);
     backends_of(&gateway, 10);
     assert_eq!(gateway.metric("sluicegate_upstream_retries_total", &[]), retries, "nobody asks the ejected one");
@@ -82,7 +82,7 @@ fn without_a_connection_the_reply_is_502() {
     let gateway = Start::with(&everything_to(&[refusing.1])).ready();
     let response = gateway.get("a.test", "/");
     assert_eq!((response.status, response.header("sluicegate-reason")), (502, Some("ConnectFailed")));
-    assert_eq!(gateway.metric("sluicegate_requests_total", &["reason=\"ConnectFailed\"", "status=\"5xx\""]), 1.0);
+    gateway.wait_metric("sluicegate_requests_total", &["reason=\"ConnectFailed\"", "status=\"5xx\""], 1.0);
 }
 
 #[test]

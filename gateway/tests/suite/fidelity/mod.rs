@@ -11,12 +11,16 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::json;
+use sluicegate_snapshot::replica::Replica;
+use sluicegate_snapshot::table::{RouteTable, Unbound};
+use sluicegate_snapshot::{Delta, Edit, Mode, Settings, World};
 
 use crate::backends::dns_server;
 use crate::fidelity::case::Case;
 use crate::fidelity::echoes::Echoes;
 use crate::fidelity::replay::Replay;
 use crate::harness::Start;
+use crate::objects;
 
 /// A difference that stays.
 #[derive(Debug, Deserialize)]
@@ -85,4 +89,28 @@ fn recorded_answers_of_ingress_nginx() {
     let gone: Vec<_> = accepted.iter().filter(|request| !found.contains_key(*request)).collect();
     assert!(gone.is_empty(), "listed as different, but equal: {gone:?}");
     println!("{} of {compared} requests equal", compared - found.len());
+}
+
+/// The group `class` in cluster mode, in process: who is served is decided by compile.
+#[test]
+fn classes_decide_as_recorded() {
+    let settings =
+        Settings { mode: Mode::Cluster, controller_names: vec!["k8s.io/ingress-nginx".into()], ..Settings::default() };
+    let mut compared = 0;
+    for case in Case::all(&directory()).iter().filter(|case| case.name.starts_with("class-") && case.is_plain()) {
+        let mut world = World::new(settings.clone());
+        let class = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": "nginx"}, "spec": {"controller": "k8s.io/ingress-nginx"}});
+        let objects = case.manifests.iter().cloned().chain([class]).map(objects::object);
+        world.apply(objects.map(Edit::Put));
+        let change = Replica::default().apply(&Delta::full(world.snapshot()));
+        let table = RouteTable::<Unbound>::default().apply(&change, &mut Unbound);
+        for request in &case.requests {
+            let host = request.host.as_deref().unwrap_or_default();
+            let served = table.route(host, &request.target).is_some();
+            let expected = request.expect["status"] == 200;
+            assert_eq!(served, expected, "{}/{}", case.name, request.name);
+            compared += 1;
+        }
+    }
+    assert!(compared >= 8, "{compared} requests were compared");
 }
