@@ -48,7 +48,9 @@ doc:
 
 bench: ## Measure lookups, compile, memory and load (docs/benchmarks.md); about ten minutes.
 	@$(STEP) "Set up" .ci/setup bench
-	@$(STEP) "Micro benches" $(CARGO) bench --locked --package sluicegate-benches
+	@$(STEP) "Lookups and compile" $(CARGO) bench --locked --package sluicegate-benches
+	@$(STEP) "Build for the measurements" $(CARGO) build --locked --release --package sluicegate --package sluicegate-benches
+	@for what in table certificates file-edit; do $(STEP) "Measure: $$what" target/release/measure $$what || exit 1; done
 	@$(STEP) "Load beside nginx" benches/load/run
 
 deny: ## Licences, advisories, sources and bans of all dependencies, with cargo-deny.

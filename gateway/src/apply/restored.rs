@@ -22,13 +22,16 @@ pub(super) fn keep_losses(delta: &mut Delta, old: &Snapshot, world: &World, cert
         *value = merged(value.as_deref(), old, lost).map(Arc::new);
     }
     let any_slice = certainty.doubts_any(Kind::EndpointSlice);
-    delta.backends.retain(|key, _| {
+    // What a lost Ingress names is named by nobody else, perhaps: its routes want it in the form it had.
+    let any_ingress = certainty.doubts_any(Kind::Ingress);
+    delta.backends.retain(|key, value| {
         let lost = !world.knows(Kind::Service, &key.service) && certainty.doubts(Kind::Service, &key.service);
-        !(old.backends.contains_key(key) && (lost || any_slice))
+        let unnamed = value.is_none() && any_ingress;
+        !(old.backends.contains_key(key) && (lost || any_slice || unnamed))
     });
-    delta.contents.retain(|key, value| value.is_some() || !certainty.doubts(Kind::ConfigMap, key));
-    delta.certificates.retain(|key, value| value.is_some() || !certainty.doubts(Kind::Secret, key));
-    let any_name = certainty.doubts_any(Kind::Ingress) || certainty.doubts_any(Kind::Secret);
+    delta.contents.retain(|key, value| value.is_some() || !(any_ingress || certainty.doubts(Kind::ConfigMap, key)));
+    delta.certificates.retain(|key, value| value.is_some() || !(any_ingress || certainty.doubts(Kind::Secret, key)));
+    let any_name = any_ingress || certainty.doubts_any(Kind::Secret);
     delta.tls_hosts.retain(|_: &HostPattern, value| value.is_some() || !any_name);
     if let Some(globals) = &mut delta.globals
         && globals.catch_all.is_none()

@@ -73,6 +73,10 @@ impl Tls {
         Tls { configure: Some(configure), ..self }
     }
 
+    pub fn alpn(self, protocols: &'static [u8]) -> Tls {
+        Tls { alpn: Some(protocols), ..self }
+    }
+
     fn ssl(&self, name: Option<&str>) -> Ssl {
         let mut builder = SslConnector::builder(SslMethod::tls()).unwrap();
         builder.set_verify(SslVerifyMode::NONE);

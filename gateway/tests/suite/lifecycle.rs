@@ -90,3 +90,18 @@ fn sigint_cuts_a_drain_short() {
     gateway.signal("INT");
     assert!(gateway.wait_exit().success());
 }
+
+#[test]
+fn connections_that_were_waiting_when_the_drain_began_are_served() {
+    let gateway = Start::with(&everything_to(&[echo()])).ready();
+    let waiting: Vec<_> = (0..20).map(|_| client::connect(gateway.http)).collect();
+    let mut idle = client::connect(gateway.http);
+    assert_eq!(idle.request("GET", "a.test", "/", &[]).status, 200);
+    gateway.signal("TERM");
+    gateway.wait_log("draining");
+    for mut connection in waiting.into_iter().chain([idle]) {
+        let response = connection.request("GET", "a.test", "/", &[]);
+        assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+    }
+    assert!(gateway.wait_exit().success());
+}

@@ -128,3 +128,53 @@ fn diagnostics_are_listed_and_counted() {
     );
     gateway.wait_metric("sluicegate_diagnostics", &["ServiceNotFound"], 1.0);
 }
+
+#[test]
+fn a_file_that_is_rewritten_in_place_loses_nothing_while_it_is_half_written() {
+    use std::io::Write;
+    let backend = echo();
+    let manifests = everything_to(&[backend]);
+    let gateway = Start::with(&manifests).ready();
+    let path = gateway.directory.path().join("manifests/main.yaml");
+    let mut file = std::fs::File::create(&path).unwrap();
+    // Another file is written meanwhile, so that a look that comes too early can be noticed.
+    gateway.write("more.yaml", &host_to_web("more", "more.test", "[]"));
+    eventually("the other file", || {
+        let response = gateway.get("more.test", "/");
+        response.header("sluicegate-route")?.starts_with("default/more").then_some(())
+    });
+    assert_eq!(gateway.get("a.test", "/").status, 200, "emptied, and not finished");
+    file.write_all(manifests.as_bytes()).unwrap();
+    drop(file);
+    gateway.write("last.yaml", &host_to_web("last", "last.test", "[]"));
+    eventually("the file after it", || (gateway.table()["hosts"]["last.test"].is_object()).then_some(()));
+    assert_eq!(gateway.get("a.test", "/").status, 200);
+}
+
+#[test]
+fn an_old_api_version_keeps_what_the_object_said() {
+    let web = service("web", &echo().to_string());
+    let a = host_to_web("a", "a.test", "[]");
+    let gateway = Start::with(&[web.clone(), a.clone()].join("---\n")).ready();
+    gateway.write("main.yaml", &[web, a.replace("networking.k8s.io/v1", "networking.k8s.io/v1beta1")].join("---\n"));
+    gateway.wait_log("use networking.k8s.io/v1");
+    assert_eq!(gateway.get("a.test", "/").status, 200);
+}
+
+#[test]
+fn a_busy_directory_does_not_keep_changes_waiting() {
+    let (one, two) = (echo(), echo());
+    let gateway = Start::with(&everything_to(&[one])).ready();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let noisy = gateway.directory.path().join("manifests/noisy.yaml");
+            while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                std::fs::write(&noisy, "# nothing\n").unwrap();
+            }
+        });
+        gateway.apply(&everything_to(&[two]));
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+    assert_eq!(gateway.get("a.test", "/").header("x-echo"), Some(two.to_string().as_str()));
+}

@@ -47,6 +47,8 @@ fn without_source_and_state_the_gateway_is_not_ready() {
     std::fs::remove_dir_all(start.manifests()).unwrap();
     let gateway = start.listening();
     gateway.wait_log("cannot be read");
+    let response = gateway.get("a.test", "/");
+    assert_eq!((response.status, response.header("sluicegate-reason")), (503, Some("NotReady")), "404 would be a lie");
     let page = gateway.admin_page("/readyz");
     assert_eq!((page.status, page.text().contains("no table")), (503, true));
 }
@@ -103,4 +105,40 @@ fn a_file_that_is_truncated_or_of_another_version_is_refused_and_replaced() {
         assert_eq!(second.get("a.test", "/").status, 200);
         eventually("a good file", || (saved(state.path()) == good).then_some(()));
     }
+}
+
+#[test]
+fn a_secret_that_turned_bad_keeps_no_gateway_from_being_ready() {
+    let state = tempfile::tempdir().unwrap();
+    let pair = pki::ecdsa(&["a.test"]);
+    let rest = [
+        service("web", &echo().to_string()),
+        host_to_web("a", "a.test", "[{hosts: [a.test], secretName: t}]"),
+        host_to_web("b", "b.test", "[]"),
+    ]
+    .join("---\n");
+    let first = Start::with(&format!("{}---\n{rest}", pair.secret("t"))).state(state.path()).ready();
+    let bad = pair.secret("t").replace("BEGIN CERTIFICATE", "BEGIN NONSENSE");
+    first.write("main.yaml", &format!("{bad}---\n{rest}"));
+    first.wait_metric("sluicegate_config_held_back", &[], 1.0);
+    first.signal("INT");
+    first.wait_exit();
+    let second = Start::with(&format!("{bad}---\n{rest}")).state(state.path()).ready();
+    assert_eq!(second.get("b.test", "/").status, 200);
+    let refused = Tls::new().try_connect(second.https, Some("a.test")).err().unwrap();
+    assert!(refused.contains("alert"), "its key is gone, and no other certificate takes its place: {refused}");
+}
+
+#[test]
+fn what_is_gone_from_the_files_goes_even_while_another_document_is_broken() {
+    let state = tempfile::tempdir().unwrap();
+    let web = service("web", &echo().to_string());
+    let (a, b) = (host_to_web("a", "a.test", "[]"), host_to_web("b", "b.test", "[]"));
+    let first = Start::with(&[web.clone(), a.clone(), b.clone()].join("---\n")).state(state.path()).ready();
+    first.signal("INT");
+    first.wait_exit();
+    let broken = a.replace("pathType: Prefix", "pathType: 7");
+    let second = Start::with(&[web, broken].join("---\n")).state(state.path()).ready();
+    assert_eq!(second.get("a.test", "/").status, 200, "known to be broken, so kept");
+    assert_eq!(second.get("b.test", "/").status, 404, "known to be gone");
 }

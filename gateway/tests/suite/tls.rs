@@ -189,3 +189,34 @@ fn certificate_expiry_is_a_metric() {
         (expiry - std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64()) / 86_400.0;
     assert!((29.0..31.0).contains(&in_days), "{in_days}");
 }
+
+#[test]
+fn default_certificate_files_are_followed() {
+    let (old, new) = (pki::ecdsa(&["old.test"]), pki::ecdsa(&["new.test"]));
+    let directory = tempfile::tempdir().unwrap();
+    let (chain, key) = (directory.path().join("chain.pem"), directory.path().join("key.pem"));
+    let write = |pair: &pki::Pair| {
+        std::fs::write(&chain, &pair.certificate).unwrap();
+        std::fs::write(&key, &pair.key).unwrap();
+    };
+    write(&old);
+    let files = format!("{},{}", chain.display(), key.display());
+    let gateway = Start::with("").arg("--default-certificate").arg(&files).ready();
+    assert_eq!(names(&gateway, None), ["old.test"]);
+    assert!(gateway.metric("sluicegate_certificate_expiry_timestamp_seconds", &["(default)"]) > 0.0);
+    std::fs::write(&chain, "nonsense").unwrap();
+    gateway.signal("HUP");
+    gateway.wait_log("the one before stays in use");
+    assert_eq!(names(&gateway, None), ["old.test"]);
+    write(&new);
+    gateway.signal("HUP");
+    crate::harness::eventually("the new certificate", || (names(&gateway, None) == ["new.test"]).then_some(()));
+}
+
+#[test]
+fn redirects_name_the_port_that_clients_reach_https_on() {
+    let manifests =
+        [service("web", &echo().to_string()), host_to_web("a", "a.test", "[{hosts: [a.test]}]")].join("---\n");
+    let gateway = Start::with(&manifests).set("publicPorts", json!({"http": 8080, "https": 8443})).ready();
+    assert_eq!(gateway.get("a.test:8080", "/x").header("location"), Some("https://a.test:8443/x"));
+}

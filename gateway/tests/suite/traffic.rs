@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::backends::{Scripted, echo, everything_to};
-use crate::client::{self, h2c};
+use crate::client::{self, Tls, h2c};
 use crate::harness::{Gateway, Start};
 
 fn gateway() -> Gateway {
@@ -318,4 +318,134 @@ fn static_content_answers_get_head_and_conditions() {
     assert_eq!((head.status, head.header("content-length")), (200, Some("3")));
     assert_eq!(gateway.get("a.test", "/site/gone").status, 404);
     assert_eq!(client::request(gateway.http, "POST", "a.test", "/site/", &[]).status, 405);
+}
+
+#[test]
+fn heads_that_the_engine_refuses_get_a_reason_an_id_a_count_and_a_log_line() {
+    let gateway = gateway();
+    for (request, status, reason) in [
+        ("GET / HTTP/1.1\r\nHost: a.test\r\nbad header\r\n\r\n", 400, "BadRequest"),
+        ("this is no HTTP\r\n\r\n", 400, "BadRequest"),
+        ("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test\r\n\r\n", 405, "MethodNotAllowed"),
+    ] {
+        let mut connection = client::connect(gateway.http);
+        connection.send(request);
+        let response = connection.read(false);
+        assert_eq!((response.status, response.header("sluicegate-reason")), (status, Some(reason)), "{request}");
+        assert_eq!(response.header("server"), None, "{request}");
+        assert!(connection.is_closed(), "{request}");
+        let id = response.header("x-request-id").unwrap().to_owned();
+        assert!(response.text().contains(&id));
+        gateway.wait_access(|line| line["requestId"] == *id && line["reason"] == reason);
+    }
+    gateway.wait_metric("sluicegate_rejected_total", &["MalformedHead"], 3.0);
+    gateway.wait_metric("sluicegate_requests_total", &["reason=\"BadRequest\"", "status=\"4xx\""], 2.0);
+}
+
+#[test]
+fn raw_control_bytes_and_blanks_are_refused_over_tls_too() {
+    let gateway = gateway();
+    for target in ["/a\u{1}b", "/a b", "/a\u{7f}"] {
+        let mut connection = Tls::new().connect(gateway.https, Some("a.test"));
+        connection.send(format!("GET {target} HTTP/1.1\r\nHost: a.test\r\n\r\n"));
+        assert_eq!(connection.read(false).status, 400, "{target:?}");
+    }
+}
+
+#[test]
+fn content_length_beside_transfer_encoding_ends_the_connection() {
+    let gateway = gateway();
+    let mut connection = client::connect(gateway.http);
+    connection
+        .send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+    // Whatever the answer, nothing that follows may be read as a second request.
+    connection.read(false);
+    assert!(connection.is_closed());
+}
+
+#[test]
+fn http_1_0_clients_get_no_chunks() {
+    let backend =
+        Scripted::answering("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n");
+    let gateway = scripted(&backend);
+    let mut connection = client::connect(gateway.http);
+    connection.send("GET / HTTP/1.0\r\nHost: a.test\r\n\r\n");
+    let response = connection.read(false);
+    assert_eq!((response.header("transfer-encoding"), response.text().as_str()), (None, "onetwo"));
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let gateway = gateway();
+    let mut connection = client::connect(gateway.http);
+    connection.send("GET /1 HTTP/1.1\r\nHost: a.test\r\n\r\nPOST /2 HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\nhiGET /3 HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    for target in ["/1", "/2", "/3"] {
+        assert_eq!(connection.read(false).json()["target"], target);
+    }
+}
+
+#[test]
+fn an_answer_of_the_gateway_reaches_clients_that_are_still_sending() {
+    let gateway = Start::with("").ready();
+    let mut connection = client::connect(gateway.http);
+    for _ in 0..2 {
+        connection.send("POST /x HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\nshort");
+        assert_eq!(connection.read(false).status, 404, "a short body costs no connection");
+    }
+    let body = vec![b'x'; 600_000];
+    let mut connection = client::connect(gateway.http);
+    connection.send(format!("POST /x HTTP/1.1\r\nHost: a.test\r\nContent-Length: {}\r\n\r\n", body.len()));
+    connection.send(&body);
+    assert_eq!(connection.read(false).status, 404, "no reset overtakes the answer");
+}
+
+#[test]
+fn a_backend_that_dies_after_100_continue_is_a_502() {
+    let backend = Scripted::new(|mut incoming| {
+        incoming.send("HTTP/1.1 100 Continue\r\n\r\n");
+        incoming.body_until(b"body");
+    });
+    let gateway = scripted(&backend);
+    let mut connection = client::connect(gateway.http);
+    connection.send("PUT / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(connection.read_head().status, 100);
+    connection.send("body");
+    let response = connection.read(false);
+    assert_eq!((response.status, response.header("sluicegate-reason")), (502, Some("UpstreamReset")));
+    gateway.wait_access(|line| line["status"] == 502);
+}
+
+#[test]
+fn a_websocket_is_no_error() {
+    let backend = Scripted::new(|mut incoming| {
+        incoming.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+        incoming.body_until(b"bye");
+    });
+    let gateway = scripted(&backend);
+    let mut connection = client::connect(gateway.http);
+    connection.send("GET /ws HTTP/1.1\r\nHost: a.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+    assert_eq!(connection.read_head().status, 101);
+    connection.send("bye");
+    assert!(connection.is_closed());
+    let line = gateway.wait_access(|line| line["status"] == 101);
+    assert_eq!(line["reason"], "Upstream");
+}
+
+#[test]
+fn other_upgrades_get_no_longer_timeouts() {
+    let silent = Scripted::new(|mut incoming| drop(incoming.body_until(b"never")));
+    let gateway = Start::with(&everything_to(&[silent.address])).set("timeouts", json!({"upstreamRead": 1})).ready();
+    let response = client::request(gateway.http, "GET", "a.test", "/", &[("Upgrade", "h2c")]);
+    assert_eq!(response.status, 504);
+}
+
+#[test]
+fn an_idle_http_2_client_that_never_answers_is_dropped() {
+    let gateway = Start::with(&everything_to(&[echo()])).set("timeouts", json!({"keepAlive": 1})).ready();
+    let mut connection = Tls::new().alpn(b"\x02h2").connect(gateway.https, Some("a.test"));
+    // Preface and empty SETTINGS; nothing after that, no PONG either.
+    connection.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00");
+    let mut rest = Vec::new();
+    let _ = connection.stream.read_to_end(&mut rest);
+    gateway.wait_metric("sluicegate_connections", &["https"], 0.0);
 }

@@ -158,3 +158,22 @@ fn a_name_that_does_not_resolve_is_503() {
     let gateway = Start::with(&manifests).set("dns", json!(dns_server(|_| None))).ready();
     assert_eq!(gateway.get("a.test", "/").header("sluicegate-reason"), Some("NameUnresolved"));
 }
+
+#[test]
+fn health_checks_end_with_their_annotation() {
+    let backend = Scripted::new(|mut incoming| {
+        let status = if incoming.head.starts_with("GET /live ") { "500 No" } else { "200 OK" };
+        incoming
+            .send(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nx-echo: checked\r\nConnection: close\r\n\r\n"));
+    });
+    let unchecked = everything_to(&[backend.address, echo()]);
+    let checked = unchecked.replace(
+        "annotations: {",
+        "annotations: {sluicegate.dev/health-check: 'http path=/live interval=100ms timeout=1s healthy=1 unhealthy=1', ",
+    );
+    let gateway = Start::with(&checked).ready();
+    gateway.wait_metric("sluicegate_endpoint_health", &["\"unhealthy\""], 1.0);
+    gateway.apply(&unchecked);
+    gateway.wait_metric("sluicegate_endpoint_health", &["\"unhealthy\""], 0.0);
+    assert!(backends_of(&gateway, 10).contains_key("checked"));
+}

@@ -1,0 +1,41 @@
+//! Measurements that are no micro benches: memory, certificates, edits of files. `cargo run --release --package
+//! sluicegate-benches -- WHAT`
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a measurement that fails should stop"
+)]
+
+mod certificates;
+mod file_edit;
+mod table;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let what = std::env::args().nth(1).unwrap_or_default();
+    match what.as_str() {
+        "table" => table::measure(),
+        "certificates" => certificates::measure(),
+        "file-edit" => file_edit::measure(),
+        _ => {
+            eprintln!("measure table | certificates | file-edit");
+            return ExitCode::from(64);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Resident memory of a process (`self` or an id), in bytes.
+fn resident(process: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+}
+
+/// CPU time of this thread, in nanoseconds.
+fn thread_cpu() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split(' ').next().unwrap().parse().unwrap()
+}
