@@ -37,12 +37,13 @@ pub fn check(paths: &[PathBuf], settings: &Settings, mode: Mode, output: Output)
     let served = world.served().count();
     match output {
         Output::Json => {
-            let report = json!({"served": served, "manifests": problems, "diagnostics": diagnostics});
+            let placed: Vec<_> = diagnostics.iter().map(|diagnostic| source.placed(diagnostic)).collect();
+            let report = json!({"served": served, "manifests": problems, "diagnostics": placed});
             print(&format!("{report:#}"));
         }
         Output::Text => {
             problems.iter().for_each(|problem| print(&problem.to_string()));
-            diagnostics.iter().for_each(|diagnostic| print(&diagnostic.to_string()));
+            diagnostics.iter().for_each(|diagnostic| print(&source.placed(diagnostic).to_string()));
             let count = problems.len() + diagnostics.len();
             print(&format!("{served} Ingresses would be served; {count} findings"));
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::key::{BackendKey, ObjectKey};
+use crate::model::{Policy, SetBy, Sources};
 
 /// Where the objects come from, which decides what they may do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +64,7 @@ impl Default for Settings {
             config_map: None,
             default_certificate: None,
             default_backend: None,
-            defaults: ClassSettings { ssl_redirect: true, reject_encoded_slashes: false },
+            defaults: ClassSettings::default(),
         }
     }
 }
@@ -93,6 +94,12 @@ impl Settings {
     }
 }
 
+/// Name of the setting [`ClassSettings::ssl_redirect`].
+pub const SSL_REDIRECT: &str = "sslRedirect";
+
+/// Name of the setting [`ClassSettings::reject_encoded_slashes`].
+pub const REJECT_ENCODED_SLASHES: &str = "rejectEncodedSlashes";
+
 /// Settings that hold for everything, for a class (through `spec.parameters`), or for one Ingress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClassSettings {
@@ -100,6 +107,8 @@ pub struct ClassSettings {
     pub ssl_redirect: bool,
     /// `%2F` and `%5C` in a path are refused.
     pub reject_encoded_slashes: bool,
+    /// Where the values come from.
+    pub set_by: Sources,
 }
 
 /// A key of a settings ConfigMap that could not be used, in words for a Diagnostic.
@@ -110,16 +119,31 @@ pub struct SettingProblem {
     pub message: String,
 }
 
+impl Default for ClassSettings {
+    fn default() -> Self {
+        ClassSettings { ssl_redirect: true, reject_encoded_slashes: false, set_by: Sources::new() }
+    }
+}
+
 impl ClassSettings {
-    /// These settings, with the keys of a ConfigMap laid over them. A key that is unknown or unreadable changes
+    /// The policy of a route that nothing else is said about.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            ssl_redirect: self.ssl_redirect,
+            reject_encoded_slashes: self.reject_encoded_slashes,
+            set_by: self.set_by.clone(),
+        }
+    }
+
+    /// These settings, with the keys of a ConfigMap laid over them; `by` says whose ConfigMap it is. A key that is unknown or unreadable changes
     /// nothing and is reported; the kebab-case names are those of ingress-nginx's ConfigMap.
-    pub fn overlaid(&self, data: &BTreeMap<Arc<str>, Arc<str>>) -> (ClassSettings, Vec<SettingProblem>) {
+    pub fn overlaid(&self, data: &BTreeMap<Arc<str>, Arc<str>>, by: SetBy) -> (ClassSettings, Vec<SettingProblem>) {
         let mut settings = self.clone();
         let mut problems = Vec::new();
         for (key, value) in data {
-            let target = match &**key {
-                "sslRedirect" | "ssl-redirect" => &mut settings.ssl_redirect,
-                "rejectEncodedSlashes" => &mut settings.reject_encoded_slashes,
+            let (name, target) = match &**key {
+                "sslRedirect" | "ssl-redirect" => (SSL_REDIRECT, &mut settings.ssl_redirect),
+                "rejectEncodedSlashes" => (REJECT_ENCODED_SLASHES, &mut settings.reject_encoded_slashes),
                 _ => {
                     let message = "unknown setting; known are sslRedirect and rejectEncodedSlashes. It is ignored";
                     problems.push(SettingProblem { key: key.clone(), message: message.to_owned() });
@@ -127,7 +151,10 @@ impl ClassSettings {
                 }
             };
             match parse_bool(value) {
-                Some(value) => *target = value,
+                Some(value) => {
+                    *target = value;
+                    settings.set_by.insert(Arc::from(name), by);
+                }
                 None => problems.push(SettingProblem {
                     key: key.clone(),
                     message: "expected \"true\" or \"false\"; the setting below it is used".to_owned(),

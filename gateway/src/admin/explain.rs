@@ -4,7 +4,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
 use serde_json::{Value, json};
-use sluicegate_snapshot::model::{Route, Target};
+use sluicegate_snapshot::model::{Route, SetBy, Target};
+use sluicegate_snapshot::settings::{REJECT_ENCODED_SLASHES, SSL_REDIRECT};
 
 use super::table;
 use crate::phase::admit::{self, Verdict};
@@ -206,11 +207,16 @@ fn describe(answer: &mut Explanation, route: &Route) {
         Target::Content(key) => Some(json!({"namespace": key.namespace, "configMap": key.name})),
         Target::Refused(_) => None,
     };
-    let source =
-        if route.class.is_empty() { "settings".to_owned() } else { format!("class {} or Ingress", route.class) };
+    let source = |name: &str| match route.policy.set_by.get(name) {
+        Some(SetBy::Annotation) => "annotation of the Ingress".to_owned(),
+        Some(SetBy::Class) => format!("spec.parameters of class {}", route.class),
+        Some(SetBy::ConfigMap) => "ConfigMap of the settings (configmap)".to_owned(),
+        None => "configuration file or default".to_owned(),
+    };
+    let setting = |name: &str, value: bool| json!({"name": name, "source": source(name), "value": value});
     answer.policy = vec![
-        json!({"name": "sslRedirect", "source": source, "value": route.policy.ssl_redirect}),
-        json!({"name": "rejectEncodedSlashes", "source": source, "value": route.policy.reject_encoded_slashes}),
+        setting(SSL_REDIRECT, route.policy.ssl_redirect),
+        setting(REJECT_ENCODED_SLASHES, route.policy.reject_encoded_slashes),
     ];
 }
 

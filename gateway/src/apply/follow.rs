@@ -100,8 +100,8 @@ impl Follower {
             if count > 0 {
                 let world = self.applier.world();
                 tracing::info!(edits = count, version = %world.snapshot().version, us = started.elapsed().as_micros() as u64, "configuration applied");
-                for object in &outcome.diagnosed {
-                    world.diagnostics_of(object).iter().for_each(|diagnostic| tracing::warn!("{diagnostic}"));
+                for diagnostic in outcome.diagnosed.iter().flat_map(|object| world.diagnostics_of(object)) {
+                    tracing::warn!("{}", self.source.placed(diagnostic));
                 }
             }
         }

@@ -20,6 +20,8 @@ pub struct Document {
     pub kind: Kind,
     /// Its identity.
     pub key: ObjectKey,
+    /// Line at which the document's content starts.
+    pub line: u64,
     /// The object and the digest of its text; `None` where it cannot be read: its last good form stays in force.
     pub object: Option<(Object, ObjectDigest)>,
 }
@@ -62,7 +64,10 @@ pub fn read(file: &str, text: &str) -> (Vec<Document>, Vec<Problem>) {
         reader.line = line;
         match yaml::parse::<Value>(part) {
             Ok(None) => {}
-            Ok(Some(value)) => reader.document(value),
+            Ok(Some(value)) => {
+                reader.line = line + yaml::lines_before_content(part);
+                reader.document(value);
+            }
             Err(error) => {
                 let within = error.line.saturating_sub(1);
                 reader.line = line + within;
@@ -139,7 +144,7 @@ impl Reader<'_> {
             "{api_version} is not served; use networking.k8s.io/v1. What this object said before stays in force"
         );
         self.problem(&format!("{kind} {key}"), "apiVersion", message, true);
-        Some(Document { kind, key, object: None })
+        Some(Document { kind, key, line: self.line, object: None })
     }
 
     /// A kind that is nearly one of ours was probably meant to be it.
@@ -203,7 +208,7 @@ impl Reader<'_> {
         if !self.seen.insert((kind, key.clone())) {
             self.problem(&title, "", "stands in this file before; the last one counts".to_owned(), false);
         }
-        Some(Document { kind, key, object })
+        Some(Document { kind, key, line: self.line, object })
     }
 }
 

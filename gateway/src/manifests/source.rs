@@ -37,6 +37,8 @@ struct Stamp {
 struct File {
     stamp: Option<Stamp>,
     objects: BTreeMap<Identity, ObjectDigest>,
+    /// Lines at which their documents start.
+    lines: BTreeMap<Identity, u64>,
     problems: Vec<Problem>,
     /// Objects that cannot be read and never could be.
     unread: BTreeSet<Identity>,
@@ -124,6 +126,14 @@ impl Source {
         self.unreadable.iter().chain(&self.duplicates).chain(self.troubled().flat_map(|file| &file.problems))
     }
 
+    /// Where an object stands that counts: its file, and the line of its document.
+    pub fn place(&self, kind: Kind, key: &ObjectKey) -> Option<(&Path, u64)> {
+        let identity = (kind, key.clone());
+        let path = self.holders.get(&identity)?.last()?;
+        let line = self.files.get(path)?.lines.get(&identity).copied();
+        Some((path, line.unwrap_or(0)))
+    }
+
     fn troubled(&self) -> impl Iterator<Item = &File> {
         self.troubled.iter().filter_map(|path| self.files.get(path))
     }
@@ -204,9 +214,10 @@ impl Source {
         let identity_lost = problems.iter().any(|problem| problem.error && problem.object.is_empty());
         let mut objects = BTreeMap::new();
         let mut read_now = BTreeMap::new();
-        let (mut seen, mut unread) = (BTreeSet::new(), BTreeSet::new());
+        let (mut seen, mut unread, mut lines) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
         for document in documents {
             let identity = (document.kind, document.key);
+            lines.insert(identity.clone(), document.line);
             seen.insert(identity.clone());
             match document.object {
                 Some((object, digest)) => {
@@ -229,7 +240,8 @@ impl Source {
             false => drop(self.troubled.insert(path.to_owned())),
         }
         let old =
-            std::mem::replace(file, File { stamp: Some(stamp), objects: objects.clone(), problems, unread }).objects;
+            std::mem::replace(file, File { stamp: Some(stamp), objects: objects.clone(), lines, problems, unread })
+                .objects;
         self.move_objects(path, &old, &objects, pass);
         pass.read.insert(path.to_owned(), read_now);
     }

@@ -24,13 +24,23 @@ impl std::fmt::Display for YamlError {
 /// # Errors
 /// The text is no YAML, or larger or deeper than the library's limits.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<Option<T>, YamlError> {
-    if text.lines().all(|line| matches!(line.trim(), "" | "---" | "...") || line.trim_start().starts_with('#')) {
+    if text.lines().all(has_no_content) {
         return Ok(None);
     }
     serde_saphyr::from_str_with_options(text, options()).map(Some).map_err(|error| YamlError {
         line: error.location().map_or(0, |location| location.line()),
         message: first_line(&error.to_string()),
     })
+}
+
+/// A blank line, a comment, or a bare marker.
+fn has_no_content(line: &str) -> bool {
+    matches!(line.trim(), "" | "---" | "...") || line.trim_start().starts_with('#')
+}
+
+/// How many lines of a document come before its content.
+pub fn lines_before_content(text: &str) -> u64 {
+    text.lines().take_while(|line| has_no_content(line)).count() as u64
 }
 
 /// YAML 1.2 booleans: `namespace: n` names a namespace. Size is bounded by the file's; nodes, depth and aliases here,

@@ -90,6 +90,7 @@ impl Settings {
             defaults: ClassSettings {
                 ssl_redirect: self.ssl_redirect,
                 reject_encoded_slashes: self.reject_encoded_slashes,
+                ..ClassSettings::default()
             },
         })
     }

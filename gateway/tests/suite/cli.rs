@@ -93,7 +93,8 @@ fn check_says_what_is_wrong_and_exits_by_it() {
     let output = sluicegate(&["check", &path(&dangling)]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        said(&output).contains("Ingress default/web: spec.rules[0].http.paths[0].backend: ServiceNotFound"),
+        said(&output)
+            .contains("main.yaml:8: Ingress default/web: spec.rules[0].http.paths[0].backend: ServiceNotFound"),
         "{}",
         said(&output)
     );
@@ -108,6 +109,7 @@ fn check_says_what_is_wrong_and_exits_by_it() {
     let json = sluicegate(&["check", "--output", "json", &path(&dangling)]);
     let report: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(report["diagnostics"][0]["reason"], "ServiceNotFound");
+    assert_eq!(report["diagnostics"][0]["line"], 8);
 
     let cluster = sluicegate(&["check", "--mode", "cluster", &path(&good)]);
     assert!(said(&cluster).contains("AnnotationRefused"), "{}", said(&cluster));
@@ -126,6 +128,10 @@ fn explain_answers_what_a_request_would_get() {
         (&"/x".into(), &"Prefix".into(), &"/x/y".into())
     );
     assert_eq!(answer["endpoints"][0]["address"], "127.0.0.1");
+    assert_eq!(
+        answer["policy"][0],
+        serde_json::json!({"name": "sslRedirect", "source": "configuration file or default", "value": true})
+    );
     let output = sluicegate(&["explain", "--manifests", path, "-H", "Host: other.test", "GET", "http://a.test/x"]);
     assert!(said(&output).contains("NoRoute"), "{}", said(&output));
 }

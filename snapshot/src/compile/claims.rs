@@ -6,13 +6,13 @@ use std::sync::Arc;
 use super::class::Membership;
 use super::store::Store;
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
-use crate::facts::{BackendFacts, CertificateFacts, IngressFacts, PathFacts, TlsFacts};
+use crate::facts::{BackendFacts, CertificateFacts, IngressFacts, PathFacts, SslRedirect, TlsFacts};
 use crate::key::{
     BackendKey, HostPattern, Kind, ObjectKey, ObjectRef, ServicePort, is_object_name, is_port_name, parent_of,
 };
-use crate::model::{PathType, Policy, Refusal, Route, Target, match_path};
+use crate::model::{PathType, Policy, Refusal, Route, SetBy, Target, match_path};
 use crate::path;
-use crate::settings::ClassSettings;
+use crate::settings::{ClassSettings, SSL_REDIRECT};
 
 /// A path of a rule, ready to compete for its host.
 #[derive(Debug, Clone, PartialEq)]
@@ -146,18 +146,19 @@ impl Claims {
     }
 
     fn read_policy(&mut self, ingress: &IngressFacts, settings: &ClassSettings, object: &ObjectRef) {
-        use crate::facts::SslRedirect;
-        self.policy.reject_encoded_slashes = settings.reject_encoded_slashes;
-        self.policy.ssl_redirect = match ingress.ssl_redirect {
-            SslRedirect::Set(value) => value,
-            SslRedirect::Unset => settings.ssl_redirect,
+        self.policy = settings.policy();
+        match ingress.ssl_redirect {
+            SslRedirect::Set(value) => {
+                self.policy.ssl_redirect = value;
+                self.policy.set_by.insert(Arc::from(SSL_REDIRECT), SetBy::Annotation);
+            }
+            SslRedirect::Unset => {}
             SslRedirect::Unreadable => {
                 let field = "metadata.annotations[nginx.ingress.kubernetes.io/ssl-redirect]";
                 let message = "expected \"true\" or \"false\"; the class' setting is used";
                 self.report(object, DiagnosticReason::AnnotationInvalid, field, message);
-                settings.ssl_redirect
             }
-        };
+        }
     }
 
     fn read_rules(&mut self, ingress: &IngressFacts, object: &ObjectRef) {

@@ -8,6 +8,7 @@ use super::store::Store;
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
 use crate::facts::{ClassFacts, IngressFacts};
 use crate::key::{Kind, ObjectKey, ObjectRef};
+use crate::model::SetBy;
 use crate::settings::{ClassSettings, Mode, SettingProblem, Settings};
 
 /// What an Ingress says about its class. Ingresses are indexed by it, so that a class edit finds them.
@@ -71,7 +72,7 @@ impl Classes {
         let mut diagnostics = Vec::new();
         let global = match settings.config_map.as_ref().and_then(|key| store.config_maps.get(key)) {
             Some(config_map) => {
-                let (merged, problems) = settings.defaults.overlaid(&config_map.data);
+                let (merged, problems) = settings.defaults.overlaid(&config_map.data, SetBy::ConfigMap);
                 report(&problems, &config_map.key, &mut diagnostics);
                 merged
             }
@@ -186,7 +187,7 @@ fn with_parameters(
         diagnostics.push(Diagnostic::new(object, reason, "spec.parameters.name", message));
         return global.clone();
     };
-    let (settings, problems) = global.overlaid(&config_map.data);
+    let (settings, problems) = global.overlaid(&config_map.data, SetBy::Class);
     report(&problems, &key, diagnostics);
     settings
 }

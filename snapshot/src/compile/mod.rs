@@ -28,7 +28,7 @@ use store::{Index, Store};
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
 use crate::facts::{Facts, Object, ServiceFacts, ServiceKind};
 use crate::key::{BackendKey, HostPattern, Kind, ObjectKey, ObjectRef, ServicePort};
-use crate::model::{Delta, Globals, PathType, Policy, Resource, Route, Snapshot, Target, Version};
+use crate::model::{Delta, Globals, PathType, Resource, Route, Snapshot, Target, Version};
 use crate::settings::{Mode, Settings};
 
 /// One change of the world.
@@ -527,10 +527,7 @@ impl World {
         let conflict = |loser: &&Arc<Claims>| host::default_conflict(loser, catch_all.as_deref()?, "of all hosts");
         let diagnostics = losers.filter_map(conflict).collect();
         self.diagnose(Origin::CatchAlls, diagnostics, diagnosed);
-        let policy = Policy {
-            ssl_redirect: self.classes.global.ssl_redirect,
-            reject_encoded_slashes: self.classes.global.reject_encoded_slashes,
-        };
+        let policy = self.classes.global.policy();
         let default_backend = self.settings.default_backend.as_ref().map(|key| {
             Arc::new(Route {
                 ingress: None,

@@ -15,6 +15,6 @@ mod version;
 pub use backend::{Backend, HealthCheck, HealthProbe, NamedEndpoint, Unavailable};
 pub use certificate::{Certificate, KeyType, PrivateKey, TlsHost};
 pub use content::{StaticContent, StaticFile};
-pub use route::{Lost, PathType, Policy, Refusal, Route, Target, VirtualHost, match_path};
+pub use route::{Lost, PathType, Policy, Refusal, Route, SetBy, Sources, Target, VirtualHost, match_path};
 pub use snapshot::{Delta, Globals, Invalid, Resource, Snapshot};
 pub use version::{Digest, Version};

@@ -1,5 +1,6 @@
 //! Hosts and the routes below them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -68,6 +69,21 @@ pub enum Target {
     Refused(Refusal),
 }
 
+/// Where the value of a setting comes from; absent where it is the configuration file's, or the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SetBy {
+    /// The ConfigMap with settings for everything (`--configmap`).
+    ConfigMap,
+    /// The ConfigMap that `spec.parameters` of the class names.
+    Class,
+    /// An annotation of the Ingress.
+    Annotation,
+}
+
+/// Settings by their name in the configuration file, with where their value comes from.
+pub type Sources = BTreeMap<Arc<str>, SetBy>;
+
 /// What a route does besides choosing a backend: annotations, class settings and global settings, merged by compile.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -76,11 +92,14 @@ pub struct Policy {
     pub ssl_redirect: bool,
     /// A path with `%2F` or `%5C` is refused with 400 (`rejectEncodedSlashes`).
     pub reject_encoded_slashes: bool,
+    /// Where the values come from, for `explain`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub set_by: Sources,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Policy { ssl_redirect: true, reject_encoded_slashes: false }
+        Policy { ssl_redirect: true, reject_encoded_slashes: false, set_by: Sources::new() }
     }
 }
 

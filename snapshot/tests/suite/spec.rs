@@ -116,6 +116,7 @@ impl SpecFile {
             defaults: ClassSettings {
                 ssl_redirect: from.ssl_redirect.unwrap_or(true),
                 reject_encoded_slashes: from.reject_encoded_slashes,
+                ..ClassSettings::default()
             },
             ..Settings::default()
         }
