@@ -137,7 +137,7 @@ pub fn explain(table: &Table, settings: &Settings, question: &Question) -> Expla
         scheme: question.scheme,
         peer: [127, 0, 0, 1].into(),
         port: question.port,
-        https_port: 443,
+        https_port: settings.public_ports.map_or(443, |ports| ports.https),
         trusted: false,
     };
     let target = if question.target.is_empty() { "/" } else { &question.target };

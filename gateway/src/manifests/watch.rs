@@ -80,9 +80,9 @@ impl Changes {
     pub fn of(roots: &[PathBuf]) -> (Changes, Sender<Signal>) {
         let (sender, receiver) = channel();
         let events = sender.clone();
-        let files: BTreeSet<PathBuf> = roots.iter().filter(|root| root.is_file()).cloned().collect();
+        let names = Names::of(roots);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            for signal in signals(event, &files) {
+            for signal in signals(event, &names) {
                 let _ = events.send(signal);
             }
         });
@@ -154,9 +154,33 @@ impl Changes {
     }
 }
 
+/// Events name files by absolute paths; everybody else names them as the roots are given.
+struct Names {
+    /// Absolute root, and the root as given.
+    roots: Vec<(PathBuf, PathBuf)>,
+    /// Roots that are files, as given.
+    files: BTreeSet<PathBuf>,
+}
+
+impl Names {
+    fn of(roots: &[PathBuf]) -> Self {
+        let absolute = |root: &PathBuf| (std::path::absolute(root).unwrap_or_else(|_| root.clone()), root.clone());
+        let files = roots.iter().filter(|root| root.is_file()).cloned().collect();
+        Names { roots: roots.iter().map(absolute).collect(), files }
+    }
+
+    /// A path as its root is given; `None`: it is below no root.
+    fn given(&self, path: &Path) -> Option<PathBuf> {
+        self.roots.iter().find_map(|(absolute, root)| match path.strip_prefix(absolute).ok()? {
+            rest if rest.as_os_str().is_empty() => Some(root.clone()),
+            rest => Some(root.join(rest)),
+        })
+    }
+}
+
 /// What an event means. Reading a file is an event too, and so is each write: only the end of writing counts, since a file
 /// that is being written holds half of what it will say.
-fn signals(event: notify::Result<notify::Event>, root_files: &BTreeSet<PathBuf>) -> Vec<Signal> {
+fn signals(event: notify::Result<notify::Event>, names: &Names) -> Vec<Signal> {
     let Ok(event) = event else { return vec![Signal::Tree] };
     let counts = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
@@ -170,8 +194,9 @@ fn signals(event: notify::Result<notify::Event>, root_files: &BTreeSet<PathBuf>)
         return vec![Signal::Tree];
     }
     let signal = |path: PathBuf| {
-        if root_files.contains(&path) || (is_manifest(&path) && !is_hidden(&path)) {
-            return Some(Signal::File(path));
+        let given = names.given(&path)?;
+        if names.files.contains(&given) || (is_manifest(&path) && !is_hidden(&path)) {
+            return Some(Signal::File(given));
         }
         // Of hidden things only the link that a mounted ConfigMap swaps is of interest; of others only directories.
         let is_swap = path.file_name().is_some_and(|name| name == "..data");
@@ -186,14 +211,16 @@ mod tests {
     use super::*;
 
     fn event(kind: EventKind, path: &str) -> Vec<Signal> {
-        signals(Ok(notify::Event::new(kind).add_path(path.into())), &BTreeSet::new())
+        let names = Names { roots: vec![("/m".into(), "m".into())], files: BTreeSet::new() };
+        signals(Ok(notify::Event::new(kind).add_path(path.into())), &names)
     }
 
     #[test]
     fn the_end_of_writing_counts_and_not_the_writing() {
         use notify::event::DataChange;
         let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
-        assert_eq!(event(written, "/m/a.yaml"), [Signal::File("/m/a.yaml".into())]);
+        assert_eq!(event(written, "/m/a.yaml"), [Signal::File("m/a.yaml".into())], "as the root is given");
+        assert!(event(written, "/elsewhere/a.yaml").is_empty());
         assert!(event(EventKind::Modify(ModifyKind::Data(DataChange::Any)), "/m/a.yaml").is_empty());
         assert!(event(EventKind::Access(AccessKind::Read), "/m/a.yaml").is_empty());
     }

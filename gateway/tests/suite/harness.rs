@@ -58,6 +58,7 @@ impl Lines {
 pub struct Start {
     config: Value,
     args: Vec<String>,
+    own_directory: bool,
     directory: TempDir,
 }
 
@@ -88,7 +89,7 @@ impl Start {
             "workers": 2, "lameDuckSeconds": 0, "debugHeader": true,
             "log": {"format": "json", "level": "debug"},
         });
-        Start { config, args: Vec::new(), directory }
+        Start { config, args: Vec::new(), own_directory: false, directory }
     }
 
     /// Sets a key of the configuration file.
@@ -114,6 +115,11 @@ impl Start {
         self
     }
 
+    /// Runs it in its temporary directory, so that paths may be relative.
+    pub fn in_own_directory(self) -> Start {
+        Start { own_directory: true, ..self }
+    }
+
     /// Directory of the manifests.
     pub fn manifests(&self) -> PathBuf {
         self.directory.path().join("manifests")
@@ -123,7 +129,11 @@ impl Start {
     pub fn listening(self) -> Gateway {
         let config = self.directory.path().join("config.yaml");
         std::fs::write(&config, self.config.to_string()).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluicegate"));
+        if self.own_directory {
+            command.current_dir(self.directory.path());
+        }
+        let mut child = command
             .arg("run")
             .arg("--config")
             .arg(config)

@@ -6,6 +6,7 @@ mod cli;
 mod client;
 mod fidelity;
 mod harness;
+mod hyper_client;
 mod lifecycle;
 mod manifests;
 mod observe;

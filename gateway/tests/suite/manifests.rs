@@ -178,3 +178,17 @@ fn a_busy_directory_does_not_keep_changes_waiting() {
     });
     assert_eq!(gateway.get("a.test", "/").header("x-echo"), Some(two.to_string().as_str()));
 }
+
+#[test]
+fn roots_may_be_relative_and_may_be_files() {
+    let (one, two) = (echo(), echo());
+    for root in ["manifests", "manifests/main.yaml"] {
+        let start = Start::with(&everything_to(&[one])).set("manifests", serde_json::json!([root])).in_own_directory();
+        let gateway = start.ready();
+        assert_eq!(gateway.get("a.test", "/").header("x-echo"), Some(one.to_string().as_str()));
+        gateway.apply(&everything_to(&[two]));
+        assert_eq!(gateway.get("a.test", "/").header("x-echo"), Some(two.to_string().as_str()));
+        // Were the file of a notification another one than the listed one, it would stand twice.
+        assert!(!gateway.log().iter().any(|line| line.contains("also stands in")));
+    }
+}
