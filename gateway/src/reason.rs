@@ -86,6 +86,8 @@ reasons! {
     BackendMissing = 503 "The rule has no backend.",
     /// A resource backend of a kind that is not served.
     ResourceUnsupported = 503 "The resource backend is of a kind that is not supported.",
+    /// An Ingress whose access rule is not supported: closed, and not open to everybody.
+    AccessRuleUnsupported = 503 "An access rule of the Ingress is not supported.",
     /// A ConfigMap that does not exist.
     ConfigMapNotFound = 503 "The ConfigMap does not exist.",
     /// A ConfigMap that may not be served.

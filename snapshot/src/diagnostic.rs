@@ -52,10 +52,14 @@ macro_rules! reasons {
 }
 
 reasons! {
+    /// An annotation that keeps somebody out is not supported; the Ingress' routes answer 503, so that nothing is left open.
+    AccessRuleUnsupported = Error,
     /// An annotation's value cannot be read; the default is used.
     AnnotationInvalid = Warning,
     /// An annotation of ours may not be used here (for example endpoints by annotation in cluster mode).
     AnnotationRefused = Error,
+    /// An annotation of ingress-nginx is not supported, and does nothing.
+    AnnotationUnsupported = Warning,
     /// A backend names both a service and a resource.
     BackendAmbiguous = Error,
     /// A backend names something that cannot exist: an impossible name, or no single port.

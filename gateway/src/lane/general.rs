@@ -1,6 +1,5 @@
 //! The general lane: `impl ProxyHttp` that only drives the phases. The one place that touches the engine's session.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,14 +12,14 @@ use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType};
+use pingora::{Error, ErrorType};
 
+use super::account::{final_status, reason_of};
 use super::{reply, view};
 use crate::clock;
 use crate::io::ClientStream;
 use crate::io::client::ClientInfo;
-use crate::observe::access_log::Line;
-use crate::observe::{Cells, RequestLabels};
+use crate::observe::Cells;
 use crate::phase::admit::{self, Verdict};
 use crate::phase::canonical::{self, Canonical};
 use crate::phase::forward::{self, Forwarding};
@@ -37,28 +36,28 @@ const FIRST_LOOKUP: Duration = Duration::from_secs(5);
 
 /// The engine's application of one worker.
 pub struct Gateway {
-    shared: Arc<Shared>,
-    cells: Arc<Cells>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) cells: Arc<Cells>,
 }
 
 /// State of one request.
 pub struct Ctx {
-    started: Instant,
-    wall: f64,
-    info: Option<Arc<ClientInfo>>,
-    request_id: String,
-    canonical: Option<Canonical>,
-    route: Option<Arc<Route>>,
-    version: Option<SnapshotVersion>,
-    backend: Option<Arc<BoundBackend>>,
-    endpoint: Option<Arc<EndpointState>>,
-    tried: Tried,
-    reason: Reason,
-    connect_started: Option<Instant>,
-    upstream_head: Option<Duration>,
+    pub(super) started: Instant,
+    pub(super) wall: f64,
+    pub(super) info: Option<Arc<ClientInfo>>,
+    pub(super) request_id: String,
+    pub(super) canonical: Option<Canonical>,
+    pub(super) route: Option<Arc<Route>>,
+    pub(super) version: Option<SnapshotVersion>,
+    pub(super) backend: Option<Arc<BoundBackend>>,
+    pub(super) endpoint: Option<Arc<EndpointState>>,
+    pub(super) tried: Tried,
+    pub(super) reason: Reason,
+    pub(super) connect_started: Option<Instant>,
+    pub(super) upstream_head: Option<Duration>,
     /// Counts the request as on its way; given back in `logging`.
-    in_flight: bool,
-    upgrade: bool,
+    pub(super) in_flight: bool,
+    pub(super) upgrade: bool,
 }
 
 impl Gateway {
@@ -67,7 +66,7 @@ impl Gateway {
         Gateway { shared, cells }
     }
 
-    fn connection(ctx: &Ctx) -> Connection {
+    pub(super) fn connection(ctx: &Ctx) -> Connection {
         let nobody =
             Connection { scheme: Scheme::Http, peer: [0, 0, 0, 0].into(), port: 0, https_port: 443, trusted: false };
         ctx.info.as_ref().map_or(nobody, |info| info.connection)
@@ -197,65 +196,6 @@ impl Gateway {
         if let Some(endpoint) = ctx.endpoint.take() {
             endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-
-    fn account(&self, session: &Session, ctx: &Ctx, status: u16) {
-        let per_route = self.shared.settings.metrics_per_route;
-        let route = ctx.route.as_ref().filter(|_| per_route).and_then(|route| route.ingress.as_ref());
-        let labels = RequestLabels {
-            class: ctx.route.as_ref().map_or_else(|| Arc::from(""), |route| route.class.clone()),
-            route: route.map_or_else(|| Arc::from(""), |ingress| Arc::from(ingress.to_string())),
-            method: RequestLabels::method_index(&session.req_header().method),
-            status_class: (status / 100) as u8,
-            reason: ctx.reason,
-        };
-        self.cells.request(labels, ctx.started.elapsed());
-    }
-
-    fn log(&self, session: &Session, ctx: &Ctx, status: u16, upstream: Option<SocketAddr>) {
-        let succeeded = matches!(
-            ctx.reason,
-            Reason::Upstream | Reason::StaticFile | Reason::NotModified | Reason::TlsRedirect | Reason::Healthy
-        );
-        if !self.shared.access_log.wants(succeeded && status < 500) {
-            return;
-        }
-        let request = session.req_header();
-        let connection = Self::connection(ctx);
-        let client = address::client(&self.shared.settings.trusted_proxies, connection.peer, &request.headers);
-        let target = match &ctx.canonical {
-            Some(canonical) => canonical.target(),
-            None => request.raw_path().to_vec(),
-        };
-        let milliseconds = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
-        let route = ctx.route.as_deref();
-        self.shared.access_log.write(&Line {
-            time: ctx.wall,
-            request_id: &ctx.request_id,
-            client: client.to_string(),
-            scheme: connection.scheme.as_str(),
-            protocol: match request.version {
-                Version::HTTP_2 => "HTTP/2",
-                Version::HTTP_11 => "HTTP/1.1",
-                _ => "HTTP/1.0",
-            },
-            method: request.method.as_str(),
-            host: ctx.canonical.as_ref().map_or("", |canonical| canonical.host.as_str()),
-            target: String::from_utf8_lossy(&target).into_owned(),
-            status,
-            reason: ctx.reason.as_str(),
-            bytes_in: session.body_bytes_read() as u64,
-            bytes_out: session.body_bytes_sent() as u64,
-            duration_ms: milliseconds(ctx.started.elapsed()),
-            upstream_ms: ctx.upstream_head.map(milliseconds),
-            ingress: route.and_then(|route| route.ingress.as_ref()).map(ToString::to_string),
-            class: route.map(|route| &*route.class),
-            path: route.map(|route| &*route.path),
-            backend: ctx.backend.as_ref().map(|backend| backend.key.to_string()),
-            upstream: upstream.map(|address| address.to_string()),
-            retries: ctx.tried.len() as u32,
-            user_agent: request.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()),
-        });
     }
 }
 
@@ -439,29 +379,5 @@ impl ProxyHttp for Gateway {
         self.leave(ctx);
         self.account(session, ctx, status);
         self.log(session, ctx, status, upstream);
-    }
-}
-
-/// Status of the response that was begun; 0: none was. 100 and 103 announce one, 101 is one.
-fn final_status(session: &Session) -> u16 {
-    let status = session.response_written().map_or(0, |response| response.status.as_u16());
-    if matches!(status, 100 | 102..=199) { 0 } else { status }
-}
-
-/// The reason of an engine's error. A reason that a phase gave already stays.
-fn reason_of(error: &Error, ctx: &Ctx) -> Reason {
-    if matches!(error.etype(), ErrorType::HTTPStatus(_)) || ctx.reason == Reason::ConnectFailed {
-        return ctx.reason;
-    }
-    match (error.esource(), error.etype()) {
-        (ErrorSource::Upstream, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => Reason::UpstreamTimeout,
-        (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::H2Error) => {
-            Reason::UpstreamInvalid
-        }
-        (ErrorSource::Upstream, _) => Reason::UpstreamReset,
-        (ErrorSource::Downstream, ErrorType::ReadTimedout) => Reason::ClientTimeout,
-        (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => Reason::BadRequest,
-        (ErrorSource::Downstream, _) => Reason::ClientClosed,
-        _ => Reason::InternalError,
     }
 }

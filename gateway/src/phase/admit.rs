@@ -89,6 +89,7 @@ const fn refused(refusal: Refusal) -> Reason {
         Refusal::BackendAmbiguous => Reason::BackendAmbiguous,
         Refusal::BackendMissing => Reason::BackendMissing,
         Refusal::ResourceUnsupported => Reason::ResourceUnsupported,
+        Refusal::AccessRuleUnsupported => Reason::AccessRuleUnsupported,
         Refusal::BackendInvalid | Refusal::Unknown => Reason::BackendInvalid,
     }
 }

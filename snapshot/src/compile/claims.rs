@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::class::Membership;
 use super::store::Store;
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
-use crate::facts::{BackendFacts, CertificateFacts, IngressFacts, PathFacts, SslRedirect, TlsFacts};
+use crate::facts::{
+    BackendFacts, CertificateFacts, IngressFacts, NGINX_PREFIX, PathFacts, SslRedirect, TlsFacts, is_access_rule,
+};
 use crate::key::{
     BackendKey, HostPattern, Kind, ObjectKey, ObjectRef, ServicePort, is_object_name, is_port_name, parent_of,
 };
@@ -78,6 +80,8 @@ pub struct Claims {
     pub diagnostics: Vec<Diagnostic>,
     class: Arc<str>,
     policy: Policy,
+    /// An access rule cannot be kept, so no request goes anywhere.
+    locked: bool,
 }
 
 impl Claims {
@@ -107,8 +111,10 @@ impl Claims {
             diagnostics: Vec::new(),
             class: class.clone(),
             policy: Policy::default(),
+            locked: false,
         };
         claims.read_policy(ingress, settings, &object);
+        claims.read_unsupported(ingress, &object);
         claims.read_rules(ingress, &object);
         claims.read_default(ingress, &object);
         claims.read_tls(ingress, store, &object);
@@ -133,6 +139,7 @@ impl Claims {
             && self.host_default == other.host_default
             && self.class == other.class
             && self.policy == other.policy
+            && self.locked == other.locked
     }
 
     fn report(
@@ -157,6 +164,22 @@ impl Claims {
                 let field = "metadata.annotations[nginx.ingress.kubernetes.io/ssl-redirect]";
                 let message = "expected \"true\" or \"false\"; the class' setting is used";
                 self.report(object, DiagnosticReason::AnnotationInvalid, field, message);
+            }
+        }
+    }
+
+    /// Annotations of ingress-nginx that are not read. Most do nothing, which is said; without those that keep somebody out
+    /// the routes would be open to everybody, so they are closed.
+    fn read_unsupported(&mut self, ingress: &IngressFacts, object: &ObjectRef) {
+        for name in &ingress.unread_annotations {
+            let field = format!("metadata.annotations[{NGINX_PREFIX}{name}]");
+            if is_access_rule(name) {
+                self.locked = true;
+                let message = "is not supported, and without it the routes would be open to everybody; requests are answered with 503. Remove it to serve them without";
+                self.report(object, DiagnosticReason::AccessRuleUnsupported, field, message);
+            } else {
+                let message = "is not supported; it does nothing";
+                self.report(object, DiagnosticReason::AnnotationUnsupported, field, message);
             }
         }
     }
@@ -228,13 +251,7 @@ impl Claims {
         }
         seen.insert(identity, field.clone());
         let target = self.read_backend(&facts.backend, &format!("{field}.backend"), object);
-        let route = Route {
-            target,
-            path,
-            path_type,
-            is_default: false,
-            ..self.default_route(host.clone(), Target::Refused(Refusal::BackendMissing))
-        };
+        let route = Route { path, path_type, is_default: false, ..self.default_route(host.clone(), target) };
         let claim = PathClaim { route: Arc::new(route), field: field.clone() };
         self.hosts.entry(host.clone()).or_default().push(claim);
     }
@@ -247,7 +264,7 @@ impl Claims {
             path: Arc::from("/"),
             path_type: PathType::Prefix,
             is_default: true,
-            target,
+            target: if self.locked { Target::Refused(Refusal::AccessRuleUnsupported) } else { target },
             policy: self.policy.clone(),
         }
     }
@@ -286,7 +303,7 @@ impl Claims {
                 DiagnosticReason::BackendMissing,
                 "names neither a service nor a resource; requests are answered with 503",
             ),
-            Refusal::BackendInvalid | Refusal::Unknown => (
+            Refusal::BackendInvalid | Refusal::AccessRuleUnsupported | Refusal::Unknown => (
                 DiagnosticReason::BackendInvalid,
                 "needs the name of an object (a lower-case DNS name) and, for a service, exactly one of port.name (a lower-case name with at least one letter) and port.number (1 to 65535); requests are answered with 503",
             ),

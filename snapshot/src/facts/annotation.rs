@@ -5,6 +5,26 @@ use std::sync::Arc;
 use crate::model::{HealthCheck, HealthProbe};
 use crate::settings::parse_bool;
 
+/// Prefix of ingress-nginx's annotations.
+pub const NGINX_PREFIX: &str = "nginx.ingress.kubernetes.io/";
+
+/// Annotations of ingress-nginx that keep somebody out, without [`NGINX_PREFIX`]. None is read yet, and a route without its
+/// lock must not be open.
+const ACCESS_RULES: [&str; 7] = [
+    "allowlist-source-range",
+    "auth-secret",
+    "auth-tls-secret",
+    "auth-type",
+    "auth-url",
+    "denylist-source-range",
+    "whitelist-source-range",
+];
+
+/// Whether an annotation of ingress-nginx (without its prefix) keeps somebody out.
+pub fn is_access_rule(name: &str) -> bool {
+    ACCESS_RULES.contains(&name)
+}
+
 /// On an Ingress: whether plain HTTP is redirected to https (ingress-nginx, default true).
 pub const SSL_REDIRECT: &str = "nginx.ingress.kubernetes.io/ssl-redirect";
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::annotation::{SSL_REDIRECT, SslRedirect};
+use super::annotation::{NGINX_PREFIX, SSL_REDIRECT, SslRedirect};
 use super::{annotation_value, created, namespaced};
 use crate::key::ObjectKey;
 
@@ -77,6 +78,8 @@ pub struct IngressFacts {
     pub class_annotation: Option<Arc<str>>,
     /// Annotation `nginx.ingress.kubernetes.io/ssl-redirect`.
     pub ssl_redirect: SslRedirect,
+    /// Annotations of ingress-nginx that are not read, without their prefix.
+    pub unread_annotations: Vec<Arc<str>>,
     /// `spec.defaultBackend`.
     pub default_backend: Option<BackendFacts>,
     /// `spec.rules`.
@@ -95,6 +98,7 @@ pub fn facts(ingress: &Ingress) -> IngressFacts {
         class_name: spec.ingress_class_name.filter(|name| !name.is_empty()).map(Arc::from),
         class_annotation: annotation_value(meta, "kubernetes.io/ingress.class").map(Arc::from),
         ssl_redirect: SslRedirect::read(annotation_value(meta, SSL_REDIRECT)),
+        unread_annotations: unread_annotations(meta),
         default_backend: spec.default_backend.as_ref().map(backend),
         rules: spec
             .rules
@@ -115,6 +119,12 @@ pub fn facts(ingress: &Ingress) -> IngressFacts {
             })
             .collect(),
     }
+}
+
+/// Annotations of ingress-nginx but those that are read.
+fn unread_annotations(meta: &ObjectMeta) -> Vec<Arc<str>> {
+    let keys = meta.annotations.iter().flatten().map(|(key, _)| key.as_str()).filter(|key| *key != SSL_REDIRECT);
+    keys.filter_map(|key| key.strip_prefix(NGINX_PREFIX)).map(Arc::from).collect()
 }
 
 fn path(path: &HTTPIngressPath) -> PathFacts {

@@ -24,7 +24,7 @@ pub use ingress::{BackendFacts, IngressFacts, PathFacts, RuleFacts, TlsFacts};
 pub use secret::SecretFacts;
 pub use service::{AnnotatedEndpoints, ServiceFacts, ServiceKind, ServicePortFacts};
 
-pub use annotation::{SslRedirect, parse_health_check};
+pub use annotation::{NGINX_PREFIX, SslRedirect, is_access_rule, parse_health_check};
 
 use crate::diagnostic::Diagnostic;
 use crate::key::{Kind, ObjectKey};

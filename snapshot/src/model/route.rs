@@ -52,6 +52,8 @@ pub enum Refusal {
     BackendInvalid,
     /// `resource` of a kind that is not served.
     ResourceUnsupported,
+    /// An annotation of the Ingress keeps somebody out, in a way that is not supported.
+    AccessRuleUnsupported,
     /// An arm of a newer version: fails closed for this route only.
     #[serde(other)]
     Unknown,
