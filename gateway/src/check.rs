@@ -8,7 +8,7 @@ use sluicegate_snapshot::{Diagnostic, Mode, Severity, World};
 
 use crate::cli::{Output, USAGE};
 use crate::manifests::watch::Look;
-use crate::manifests::{Problem, Source};
+use crate::manifests::{Placed, Problem, Source};
 use crate::settings::Settings;
 
 /// Compiles manifests. `None`: a path cannot be read.
@@ -35,15 +35,15 @@ pub fn check(paths: &[PathBuf], settings: &Settings, mode: Mode, output: Output)
     let broken = !complete || problems.iter().any(|problem| problem.error);
     let errors = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     let served = world.served().count();
+    let placed: Vec<Placed> = diagnostics.iter().map(|diagnostic| Placed::new(diagnostic, &source)).collect();
     match output {
         Output::Json => {
-            let placed: Vec<_> = diagnostics.iter().map(|diagnostic| source.placed(diagnostic)).collect();
             let report = json!({"served": served, "manifests": problems, "diagnostics": placed});
             print(&format!("{report:#}"));
         }
         Output::Text => {
             problems.iter().for_each(|problem| print(&problem.to_string()));
-            diagnostics.iter().for_each(|diagnostic| print(&source.placed(diagnostic).to_string()));
+            placed.iter().for_each(|diagnostic| print(&diagnostic.to_string()));
             let count = problems.len() + diagnostics.len();
             print(&format!("{served} Ingresses would be served; {count} findings"));
         }

@@ -16,7 +16,7 @@ use pingora::protocols::l4::stream::Stream as L4Stream;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::cli::USAGE;
+use crate::run::EXIT_BIND;
 
 /// Largest body that `bytes=` makes.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
@@ -40,7 +40,7 @@ pub fn run(listen: SocketAddr, name: Option<String>) -> ExitCode {
             }
             Err(error) => {
                 eprintln!("sluicegate: cannot listen on {listen}: {error}");
-                ExitCode::from(if error.kind() == std::io::ErrorKind::AddrInUse { 69 } else { USAGE })
+                ExitCode::from(EXIT_BIND)
             }
         }
     })

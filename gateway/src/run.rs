@@ -34,7 +34,7 @@ use crate::upstream::resolve::Resolver;
 use crate::{admin, cpus};
 
 /// Exit code of an address that cannot be listened on.
-const EXIT_BIND: u8 = 69;
+pub const EXIT_BIND: u8 = 69;
 
 /// A start that failed: message and exit code.
 struct StartError(String, u8);

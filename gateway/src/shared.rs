@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
-use sluicegate_snapshot::Diagnostic;
 
 use crate::clock;
-use crate::manifests::Problem;
+use crate::manifests::{Placed, Problem};
 use crate::observe::{AccessLog, Cells};
 use crate::settings::Settings;
 use crate::table::Table;
@@ -60,7 +59,7 @@ pub struct State {
     held_back: AtomicUsize,
     /// Milliseconds of [`clock`] when the source was last in step.
     in_step_at: AtomicU64,
-    diagnostics: Mutex<Arc<Vec<Diagnostic>>>,
+    diagnostics: Mutex<Arc<Vec<Placed>>>,
     problems: Mutex<Arc<Vec<Problem>>>,
 }
 
@@ -140,12 +139,12 @@ impl State {
     }
 
     /// New diagnostics of the objects.
-    pub fn set_diagnostics(&self, diagnostics: Vec<Diagnostic>) {
+    pub fn set_diagnostics(&self, diagnostics: Vec<Placed>) {
         *self.diagnostics.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(diagnostics);
     }
 
     /// Diagnostics of the objects.
-    pub fn diagnostics(&self) -> Arc<Vec<Diagnostic>> {
+    pub fn diagnostics(&self) -> Arc<Vec<Placed>> {
         self.diagnostics.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -162,7 +161,7 @@ impl State {
     /// Diagnostics and problems by severity and reason.
     pub fn diagnostic_counts(&self) -> BTreeMap<(&'static str, &'static str), usize> {
         let mut counts = BTreeMap::new();
-        for diagnostic in self.diagnostics().iter() {
+        for Placed { diagnostic, .. } in self.diagnostics().iter() {
             *counts.entry((diagnostic.severity.as_str(), diagnostic.reason.as_str())).or_default() += 1;
         }
         for problem in self.problems().iter() {

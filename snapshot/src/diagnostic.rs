@@ -66,6 +66,8 @@ reasons! {
     BackendInvalid = Error,
     /// A backend names neither a service nor a resource.
     BackendMissing = Error,
+    /// A canary (ingress-nginx) takes no request: were it served like any other Ingress, it could take all of them.
+    CanaryUnsupported = Warning,
     /// Another Ingress decides about the certificate of a host.
     CertificateConflict = Warning,
     /// A certificate does not cover a host it is given for; the default certificate is served there.

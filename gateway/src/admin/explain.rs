@@ -173,7 +173,8 @@ pub fn explain(table: &Table, settings: &Settings, question: &Question) -> Expla
         }
     };
     if admit::is_health_request(settings.traffic_health_path.as_deref(), &canonical) {
-        answer.reason = crate::phase::Reason::Healthy.as_str();
+        let reason = crate::phase::Reason::Healthy;
+        (answer.reason, answer.status) = (reason.as_str(), Some(reason.status()));
         return answer;
     }
     let (route, verdict) = admit::admit(table, &head, &canonical);
@@ -244,6 +245,9 @@ fn upstream(head: &RequestHead<'_>, canonical: &Canonical) -> Value {
     let edits =
         forward::edits(head, &Forwarding { client: head.connection.peer, request_id: "(made per request)", host });
     let mut headers = head.headers.clone();
+    if let Ok(host) = HeaderValue::from_bytes(host) {
+        headers.insert(http::header::HOST, host);
+    }
     for name in &edits.remove {
         headers.remove(name);
     }

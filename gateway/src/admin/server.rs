@@ -100,7 +100,10 @@ impl Admin {
                 Ok(question) => json(StatusCode::OK, &explain(&shared.table.load(), &shared.settings, &question)),
                 Err(message) => text(StatusCode::BAD_REQUEST, &format!("{message}\n")),
             },
-            _ => text(StatusCode::NOT_FOUND, "known here: /healthz /readyz /metrics /table /explain /diagnostics\n"),
+            _ if self.scope == Scope::Admin => {
+                text(StatusCode::NOT_FOUND, "known here: /healthz /readyz /metrics /table /explain /diagnostics\n")
+            }
+            _ => text(StatusCode::NOT_FOUND, "known here: /healthz /readyz /metrics\n"),
         }
     }
 }

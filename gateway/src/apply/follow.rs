@@ -6,9 +6,9 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 
 use super::Applier;
-use crate::manifests::Source;
 use crate::manifests::source::Refresh;
 use crate::manifests::watch::{Changes, Look, Signal};
+use crate::manifests::{Placed, Source};
 use crate::shared::Shared;
 use crate::tls::DefaultCertificateFiles;
 
@@ -101,8 +101,13 @@ impl Follower {
                 let world = self.applier.world();
                 tracing::info!(edits = count, version = %world.snapshot().version, us = started.elapsed().as_micros() as u64, "configuration applied");
                 for diagnostic in outcome.diagnosed.iter().flat_map(|object| world.diagnostics_of(object)) {
-                    tracing::warn!("{}", self.source.placed(diagnostic));
+                    tracing::warn!("{}", Placed::new(diagnostic, &self.source));
                 }
+            }
+            if !outcome.diagnosed.is_empty() {
+                let diagnostics = self.applier.world().diagnostics();
+                let placed = diagnostics.into_iter().map(|diagnostic| Placed::new(diagnostic, &self.source));
+                self.shared.state.set_diagnostics(placed.collect());
             }
         }
         if refresh.certainty.is_clean() && !self.source.problems().any(|problem| problem.error) {

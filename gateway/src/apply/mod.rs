@@ -101,9 +101,6 @@ impl Applier {
         if !delta.is_empty() || !self.shared.state.has_table() {
             self.put_in_force(&delta);
         }
-        if !outcome.diagnosed.is_empty() {
-            self.publish_diagnostics();
-        }
         outcome
     }
 
@@ -114,10 +111,6 @@ impl Applier {
         if let Some(file) = &mut self.state_file {
             file.record(delta);
         }
-    }
-
-    fn publish_diagnostics(&self) {
-        self.shared.state.set_diagnostics(self.world.diagnostics().into_iter().cloned().collect());
     }
 
     fn swap(&mut self, table: Table) {

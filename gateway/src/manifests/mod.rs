@@ -7,5 +7,6 @@ pub mod source;
 pub mod watch;
 pub mod yaml;
 
+pub use placed::Placed;
 pub use read::{Document, Problem};
 pub use source::Source;

@@ -34,7 +34,7 @@ pub type ObjectDigest = [u8; 32];
 pub struct Problem {
     /// The file.
     pub file: String,
-    /// Line of the document's start, or of the error where it is known.
+    /// Line of the document's start, or of the error where it is known; 0: it is about the whole file.
     pub line: u64,
     /// `Kind namespace/name`, as far as it is known.
     pub object: String,
@@ -49,7 +49,11 @@ pub struct Problem {
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Problem { file, line, object, field, message, error } = self;
-        write!(f, "{}: {file}:{line}: ", if *error { "error" } else { "warning" })?;
+        let severity = if *error { "error" } else { "warning" };
+        match line {
+            0 => write!(f, "{severity}: {file}: ")?,
+            line => write!(f, "{severity}: {file}:{line}: ")?,
+        }
         for part in [object, field].into_iter().filter(|part| !part.is_empty()) {
             write!(f, "{part}: ")?;
         }

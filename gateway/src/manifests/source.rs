@@ -33,12 +33,18 @@ struct Stamp {
     inode: u64,
 }
 
+/// An object of a file.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    digest: ObjectDigest,
+    /// Where its document starts.
+    line: u64,
+}
+
 #[derive(Debug, Default)]
 struct File {
     stamp: Option<Stamp>,
-    objects: BTreeMap<Identity, ObjectDigest>,
-    /// Lines at which their documents start.
-    lines: BTreeMap<Identity, u64>,
+    objects: BTreeMap<Identity, Held>,
     problems: Vec<Problem>,
     /// Objects that cannot be read and never could be.
     unread: BTreeSet<Identity>,
@@ -130,8 +136,8 @@ impl Source {
     pub fn place(&self, kind: Kind, key: &ObjectKey) -> Option<(&Path, u64)> {
         let identity = (kind, key.clone());
         let path = self.holders.get(&identity)?.last()?;
-        let line = self.files.get(path)?.lines.get(&identity).copied();
-        Some((path, line.unwrap_or(0)))
+        let held = self.files.get(path)?.objects.get(&identity)?;
+        Some((path, held.line))
     }
 
     fn troubled(&self) -> impl Iterator<Item = &File> {
@@ -214,25 +220,24 @@ impl Source {
         let identity_lost = problems.iter().any(|problem| problem.error && problem.object.is_empty());
         let mut objects = BTreeMap::new();
         let mut read_now = BTreeMap::new();
-        let (mut seen, mut unread, mut lines) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
+        let (mut seen, mut unread) = (BTreeSet::new(), BTreeSet::new());
         for document in documents {
             let identity = (document.kind, document.key);
-            lines.insert(identity.clone(), document.line);
             seen.insert(identity.clone());
             match document.object {
                 Some((object, digest)) => {
-                    objects.insert(identity.clone(), digest);
+                    objects.insert(identity.clone(), Held { digest, line: document.line });
                     read_now.insert(identity, object);
                 }
                 None => match file.objects.get(&identity) {
-                    Some(digest) => drop(objects.insert(identity, *digest)),
+                    Some(held) => drop(objects.insert(identity, Held { line: document.line, ..*held })),
                     None => drop(unread.insert(identity)),
                 },
             }
         }
         if identity_lost {
             let kept = file.objects.iter().filter(|(identity, _)| !seen.contains(*identity));
-            objects.extend(kept.map(|(identity, digest)| (identity.clone(), *digest)));
+            objects.extend(kept.map(|(identity, held)| (identity.clone(), *held)));
         }
         pass.problems_changed |= file.problems != problems;
         match problems.is_empty() {
@@ -240,8 +245,7 @@ impl Source {
             false => drop(self.troubled.insert(path.to_owned())),
         }
         let old =
-            std::mem::replace(file, File { stamp: Some(stamp), objects: objects.clone(), lines, problems, unread })
-                .objects;
+            std::mem::replace(file, File { stamp: Some(stamp), objects: objects.clone(), problems, unread }).objects;
         self.move_objects(path, &old, &objects, pass);
         pass.read.insert(path.to_owned(), read_now);
     }
@@ -268,17 +272,19 @@ impl Source {
     fn move_objects(
         &mut self,
         path: &Path,
-        old: &BTreeMap<Identity, ObjectDigest>,
-        new: &BTreeMap<Identity, ObjectDigest>,
+        old: &BTreeMap<Identity, Held>,
+        new: &BTreeMap<Identity, Held>,
         pass: &mut Pass,
     ) {
         let identities: BTreeSet<&Identity> = old.keys().chain(new.keys()).collect();
-        for identity in identities.into_iter().filter(|identity| old.get(*identity) != new.get(*identity)) {
+        let digest =
+            |objects: &BTreeMap<Identity, Held>, identity: &Identity| objects.get(identity).map(|held| held.digest);
+        for identity in identities.into_iter().filter(|identity| digest(old, identity) != digest(new, identity)) {
             let holders = self.holders.entry(identity.clone()).or_default();
             pass.before.entry(identity.clone()).or_insert_with(|| {
                 let holder = holders.last()?;
                 let objects = if holder == path { old } else { &self.files.get(holder)?.objects };
-                Some((holder.clone(), objects.get(identity).copied()))
+                Some((holder.clone(), digest(objects, identity)))
             });
             match new.contains_key(identity) {
                 true => drop(holders.insert(path.to_owned())),
@@ -305,7 +311,8 @@ impl Source {
                 }
                 continue;
             };
-            let digest = self.files.get(&holder).and_then(|file| file.objects.get(&identity)).copied();
+            let held = self.files.get(&holder).and_then(|file| file.objects.get(&identity));
+            let digest = held.map(|held| held.digest);
             if before != Some((holder.clone(), digest)) {
                 edits.extend(pass.object(&holder, &identity).map(Edit::Put));
             }

@@ -169,12 +169,19 @@ impl Names {
         Names { roots: roots.iter().map(absolute).collect(), files }
     }
 
-    /// A path as its root is given; `None`: it is below no root.
+    /// A path as its root is given; `None`: it is below no root, or in a hidden directory of one.
     fn given(&self, path: &Path) -> Option<PathBuf> {
         self.roots.iter().find_map(|(absolute, root)| match path.strip_prefix(absolute).ok()? {
             rest if rest.as_os_str().is_empty() => Some(root.clone()),
+            rest if rest.parent().is_some_and(|parents| parents.iter().any(|name| is_hidden(Path::new(name)))) => None,
             rest => Some(root.join(rest)),
         })
+    }
+
+    /// Whether a path stands beside a root that is a file.
+    fn is_beside_file(&self, path: &Path) -> bool {
+        let is_file = |root: &&(PathBuf, PathBuf)| self.files.contains(&root.1);
+        self.roots.iter().filter(is_file).any(|(absolute, _)| absolute.parent() == path.parent())
     }
 }
 
@@ -194,12 +201,16 @@ fn signals(event: notify::Result<notify::Event>, names: &Names) -> Vec<Signal> {
         return vec![Signal::Tree];
     }
     let signal = |path: PathBuf| {
+        // Of hidden things only the link that a mounted ConfigMap swaps is of interest.
+        let is_swap = path.file_name().is_some_and(|name| name == "..data");
+        if is_swap && names.is_beside_file(&path) {
+            return Some(Signal::Tree);
+        }
         let given = names.given(&path)?;
         if names.files.contains(&given) || (is_manifest(&path) && !is_hidden(&path)) {
             return Some(Signal::File(given));
         }
-        // Of hidden things only the link that a mounted ConfigMap swaps is of interest; of others only directories.
-        let is_swap = path.file_name().is_some_and(|name| name == "..data");
+        // Of other things only directories.
         let may_be_directory = !is_hidden(&path) && path.extension().is_none();
         (is_swap || may_be_directory || path.is_dir()).then_some(Signal::Tree)
     };
@@ -228,7 +239,7 @@ mod tests {
     #[test]
     fn other_files_beside_manifests_are_no_news() {
         let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
-        for path in ["/m/.a.yaml.swp", "/m/app.log", "/m/..2024_01"] {
+        for path in ["/m/.a.yaml.swp", "/m/app.log", "/m/..2024_01", "/m/.backup/a.yaml", "/m/.git/x/a.yaml"] {
             assert!(event(written, path).is_empty(), "{path}");
         }
         assert_eq!(event(written, "/m/..data"), [Signal::Tree]);

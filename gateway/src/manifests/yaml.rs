@@ -55,9 +55,13 @@ fn options() -> serde_saphyr::Options {
     serde_saphyr::options! { strict_booleans: true, budget: unbounded }
 }
 
-/// The library appends a drawing of the place; the first line says what is wrong.
+/// The library appends a drawing of the place, and says the place first, counted from the document's start; between them
+/// stands what is wrong.
 fn first_line(message: &str) -> String {
-    message.lines().next().unwrap_or_default().trim_end_matches(':').to_owned()
+    let line = message.lines().next().unwrap_or_default().trim_end_matches(':');
+    let line = line.strip_prefix("error: ").unwrap_or(line);
+    let what = line.strip_prefix("line ").and_then(|place| place.split_once(": ")).map_or(line, |(_, what)| what);
+    what.to_owned()
 }
 
 /// Splits a file at its document markers: `---` at the start of a line can be nothing else (YAML 1.2, section 9.2), so a

@@ -69,7 +69,10 @@ impl Settings {
         let wrong =
             |key: &str, value: &str, error: &dyn fmt::Display| SettingsError(format!("{key} `{value}`: {error}"));
         let config_map = match &self.configmap {
-            Some(text) => Some(text.parse::<ObjectKey>().map_err(|error| wrong("configmap", text, &error))?),
+            Some(text) => match text.parse::<ObjectKey>() {
+                Ok(key) if !key.namespace.is_empty() => Some(key),
+                _ => return Err(wrong("configmap", text, &"expected NAMESPACE/NAME")),
+            },
             None => None,
         };
         let default_backend = match &self.default_backend {

@@ -43,6 +43,7 @@ fn usage_errors_exit_with_64_and_name_the_nearest() {
         (vec!["run", "--manifests", "x", "--config", "/nonexistent.yaml"], "/nonexistent.yaml"),
         (vec!["run", "--manifests", "x", "--default-backend", "web"], "defaultBackend"),
         (vec!["run", "--manifests", "x", "--default-certificate", "web"], "defaultCertificate"),
+        (vec!["run", "--manifests", "x", "--configmap", "web"], "configmap"),
         (vec!["check"], "PATH"),
         (vec!["explain", "--manifests", "x", "GET", "a.test"], "http://HOST/PATH"),
         (vec![], "Usage"),

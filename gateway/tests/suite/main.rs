@@ -4,6 +4,7 @@
 mod backends;
 mod cli;
 mod client;
+mod docs;
 mod fidelity;
 mod harness;
 mod hyper_client;

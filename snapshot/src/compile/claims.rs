@@ -7,7 +7,7 @@ use super::class::Membership;
 use super::store::Store;
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
 use crate::facts::{
-    BackendFacts, CertificateFacts, IngressFacts, NGINX_PREFIX, PathFacts, SslRedirect, TlsFacts, is_access_rule,
+    BackendFacts, CANARY, CertificateFacts, IngressFacts, NGINX_PREFIX, PathFacts, SslRedirect, TlsFacts,
 };
 use crate::key::{
     BackendKey, HostPattern, Kind, ObjectKey, ObjectRef, ServicePort, is_object_name, is_port_name, parent_of,
@@ -115,6 +115,13 @@ impl Claims {
         };
         claims.read_policy(ingress, settings, &object);
         claims.read_unsupported(ingress, &object);
+        if ingress.canary {
+            let message =
+                "canaries are not supported yet: the Ingress takes no request, and all go where they went before it";
+            let field = format!("metadata.annotations[{CANARY}]");
+            claims.report(&object, DiagnosticReason::CanaryUnsupported, field, message);
+            return (Some(claims), Vec::new());
+        }
         claims.read_rules(ingress, &object);
         claims.read_default(ingress, &object);
         claims.read_tls(ingress, store, &object);
@@ -171,9 +178,9 @@ impl Claims {
     /// Annotations of ingress-nginx that are not read. Most do nothing, which is said; without those that keep somebody out
     /// the routes would be open to everybody, so they are closed.
     fn read_unsupported(&mut self, ingress: &IngressFacts, object: &ObjectRef) {
-        for name in &ingress.unread_annotations {
-            let field = format!("metadata.annotations[{NGINX_PREFIX}{name}]");
-            if is_access_rule(name) {
+        for annotation in &ingress.unread_annotations {
+            let field = format!("metadata.annotations[{NGINX_PREFIX}{}]", annotation.name);
+            if annotation.is_access_rule {
                 self.locked = true;
                 let message = "is not supported, and without it the routes would be open to everybody; requests are answered with 503. Remove it to serve them without";
                 self.report(object, DiagnosticReason::AccessRuleUnsupported, field, message);

@@ -25,9 +25,25 @@ pub struct Store {
     pub slices_of: Index<ObjectKey, ObjectKey>,
 }
 
-/// A multimap: who depends on what.
+/// A multimap: who depends on what. Nearly every key has one dependant, which costs no set of its own.
 #[derive(Debug)]
-pub struct Index<K, V>(BTreeMap<K, BTreeSet<V>>);
+pub struct Index<K, V>(BTreeMap<K, Dependants<V>>);
+
+#[derive(Debug)]
+enum Dependants<V> {
+    One(V),
+    Many(BTreeSet<V>),
+}
+
+impl<V: Ord> Dependants<V> {
+    fn iter(&self) -> impl Iterator<Item = &V> {
+        let (one, many) = match self {
+            Dependants::One(value) => (Some(value), None),
+            Dependants::Many(values) => (None, Some(values)),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+}
 
 impl<K, V> Default for Index<K, V> {
     fn default() -> Self {
@@ -38,16 +54,28 @@ impl<K, V> Default for Index<K, V> {
 impl<K: Ord + Clone, V: Ord + Clone> Index<K, V> {
     /// Records a dependency.
     pub fn insert(&mut self, key: &K, value: &V) {
-        self.0.entry(key.clone()).or_default().insert(value.clone());
+        match self.0.get_mut(key) {
+            None => drop(self.0.insert(key.clone(), Dependants::One(value.clone()))),
+            Some(Dependants::One(one)) if one == value => {}
+            Some(dependants) => match dependants {
+                Dependants::One(one) => *dependants = Dependants::Many(BTreeSet::from([one.clone(), value.clone()])),
+                Dependants::Many(values) => drop(values.insert(value.clone())),
+            },
+        }
     }
 
     /// Forgets one.
     pub fn remove(&mut self, key: &K, value: &V) {
-        if let Some(values) = self.0.get_mut(key) {
-            values.remove(value);
-            if values.is_empty() {
-                self.0.remove(key);
+        let is_last = match self.0.get_mut(key) {
+            None => false,
+            Some(Dependants::One(one)) => one == value,
+            Some(Dependants::Many(values)) => {
+                values.remove(value);
+                values.is_empty()
             }
+        };
+        if is_last {
+            self.0.remove(key);
         }
     }
 
@@ -62,9 +90,9 @@ impl<K: Ord + Clone, V: Ord + Clone> Index<K, V> {
         was != self.contains(key)
     }
 
-    /// Who depends on `key`.
+    /// Who depends on `key`, sorted.
     pub fn of<'a>(&'a self, key: &K) -> impl Iterator<Item = &'a V> + use<'a, K, V> {
-        self.0.get(key).into_iter().flatten()
+        self.0.get(key).into_iter().flat_map(Dependants::iter)
     }
 
     /// Whether anybody depends on `key`.

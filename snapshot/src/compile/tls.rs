@@ -26,6 +26,7 @@ pub fn build(host: &HostPattern, claims: &[&Arc<Claims>], store: &Store, ruled: 
     let mut chosen = TlsHost {
         certificates: Vec::new(),
         redirect: strongest.rank == TlsRank::Rule || !ruled,
+        by_rule: strongest.rank == TlsRank::Rule,
         own_name: strongest.rank == TlsRank::OwnName,
     };
     let mut types: Vec<KeyType> = Vec::new();

@@ -20,13 +20,20 @@ const ACCESS_RULES: [&str; 7] = [
     "whitelist-source-range",
 ];
 
+/// Directives of nginx that keep somebody out, as they begin in a snippet.
+const SNIPPET_LOCKS: [&str; 6] = ["access_by_lua", "auth_", "deny ", "internal", "return 4", "satisfy "];
+
 /// Whether an annotation of ingress-nginx (without its prefix) keeps somebody out.
-pub fn is_access_rule(name: &str) -> bool {
+pub fn is_access_rule(name: &str, value: &str) -> bool {
     ACCESS_RULES.contains(&name)
+        || (name.ends_with("-snippet") && SNIPPET_LOCKS.iter().any(|lock| value.contains(lock)))
 }
 
 /// On an Ingress: whether plain HTTP is redirected to https (ingress-nginx, default true).
 pub const SSL_REDIRECT: &str = "nginx.ingress.kubernetes.io/ssl-redirect";
+
+/// On an Ingress: whether it only takes a share of another one's requests (ingress-nginx).
+pub const CANARY: &str = "nginx.ingress.kubernetes.io/canary";
 
 /// On a Service: endpoints without an EndpointSlice, in standalone mode.
 pub const ENDPOINTS: &str = "sluicegate.dev/endpoints";

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::annotation::{NGINX_PREFIX, SSL_REDIRECT, SslRedirect};
+use super::annotation::{CANARY, NGINX_PREFIX, SSL_REDIRECT, SslRedirect, is_access_rule};
 use super::{annotation_value, created, namespaced};
 use crate::key::ObjectKey;
+use crate::settings::parse_bool;
 
 /// `backend` or `defaultBackend`, as written.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,6 +66,15 @@ pub struct TlsFacts {
     pub secret: Option<Arc<str>>,
 }
 
+/// An annotation of ingress-nginx that is not read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UnreadAnnotation {
+    /// Its name without the prefix.
+    pub name: Arc<str>,
+    /// It keeps somebody out.
+    pub is_access_rule: bool,
+}
+
 /// What of an Ingress has a meaning here.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IngressFacts {
@@ -78,8 +88,10 @@ pub struct IngressFacts {
     pub class_annotation: Option<Arc<str>>,
     /// Annotation `nginx.ingress.kubernetes.io/ssl-redirect`.
     pub ssl_redirect: SslRedirect,
-    /// Annotations of ingress-nginx that are not read, without their prefix.
-    pub unread_annotations: Vec<Arc<str>>,
+    /// Annotations of ingress-nginx that are not read.
+    pub unread_annotations: Vec<UnreadAnnotation>,
+    /// Annotation `nginx.ingress.kubernetes.io/canary` is true.
+    pub canary: bool,
     /// `spec.defaultBackend`.
     pub default_backend: Option<BackendFacts>,
     /// `spec.rules`.
@@ -99,6 +111,7 @@ pub fn facts(ingress: &Ingress) -> IngressFacts {
         class_annotation: annotation_value(meta, "kubernetes.io/ingress.class").map(Arc::from),
         ssl_redirect: SslRedirect::read(annotation_value(meta, SSL_REDIRECT)),
         unread_annotations: unread_annotations(meta),
+        canary: annotation_value(meta, CANARY).and_then(parse_bool) == Some(true),
         default_backend: spec.default_backend.as_ref().map(backend),
         rules: spec
             .rules
@@ -122,9 +135,14 @@ pub fn facts(ingress: &Ingress) -> IngressFacts {
 }
 
 /// Annotations of ingress-nginx but those that are read.
-fn unread_annotations(meta: &ObjectMeta) -> Vec<Arc<str>> {
-    let keys = meta.annotations.iter().flatten().map(|(key, _)| key.as_str()).filter(|key| *key != SSL_REDIRECT);
-    keys.filter_map(|key| key.strip_prefix(NGINX_PREFIX)).map(Arc::from).collect()
+fn unread_annotations(meta: &ObjectMeta) -> Vec<UnreadAnnotation> {
+    let read = [SSL_REDIRECT, CANARY];
+    let annotations = meta.annotations.iter().flatten().filter(|(key, _)| !read.contains(&key.as_str()));
+    let unread = annotations.filter_map(|(key, value)| {
+        let name = key.strip_prefix(NGINX_PREFIX)?;
+        Some(UnreadAnnotation { name: name.into(), is_access_rule: is_access_rule(name, value) })
+    });
+    unread.collect()
 }
 
 fn path(path: &HTTPIngressPath) -> PathFacts {

@@ -20,11 +20,11 @@ pub use certificate::{CertificateFacts, CertificateProblem, read as read_certifi
 pub use class::{ClassFacts, ParametersFacts};
 pub use config_map::ConfigMapFacts;
 pub use endpoint_slice::{EndpointFacts, SliceFacts, SlicePort};
-pub use ingress::{BackendFacts, IngressFacts, PathFacts, RuleFacts, TlsFacts};
+pub use ingress::{BackendFacts, IngressFacts, PathFacts, RuleFacts, TlsFacts, UnreadAnnotation};
 pub use secret::SecretFacts;
 pub use service::{AnnotatedEndpoints, ServiceFacts, ServiceKind, ServicePortFacts};
 
-pub use annotation::{NGINX_PREFIX, SslRedirect, is_access_rule, parse_health_check};
+pub use annotation::{CANARY, NGINX_PREFIX, SslRedirect, parse_health_check};
 
 use crate::diagnostic::Diagnostic;
 use crate::key::{Kind, ObjectKey};

@@ -102,6 +102,9 @@ pub struct TlsHost {
     /// Plain HTTP to the host is redirected: an Ingress with a rule for it has TLS, or nobody has a rule for it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub redirect: bool,
+    /// An Ingress with a rule for exactly this host has TLS.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub by_rule: bool,
     /// The host is here only because a certificate names it whose tls entry lists no hosts.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub own_name: bool,

@@ -203,7 +203,13 @@ impl<B: Bind> RouteTable<B> {
 
     /// Whether a host has TLS, so that plain HTTP is redirected.
     pub fn has_tls(&self, host: &str) -> bool {
-        self.tls_host(host).is_some_and(|host| host.redirect)
+        if let Some(exact) = self.tls_exact.get(host) {
+            return exact.redirect;
+        }
+        // A host with rules of its own is redirected by a wildcard only where that one has a rule too: who merely lists a
+        // wildcard decides about certificates, not about other people's sites.
+        let wildcard = parent_of(host).and_then(|parent| self.tls_wildcard.get(parent));
+        wildcard.is_some_and(|wildcard| wildcard.by_rule || (wildcard.redirect && self.exact.get(host).is_none()))
     }
 
     fn tls_host(&self, host: &str) -> Option<&Arc<TlsHost>> {

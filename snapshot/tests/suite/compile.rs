@@ -365,6 +365,17 @@ fn the_names_in_a_certificate_do_not_take_a_host_away_from_the_ingress_that_serv
 }
 
 #[test]
+fn a_wildcard_that_is_only_listed_redirects_no_site_with_rules_of_its_own() {
+    let plain = tls_ingress("plain", "[]").replace("a.test", "shop.w.test");
+    let listed = tls_ingress("listed", "[{hosts: ['*.w.test']}]").replace("namespace: n}", "namespace: m}");
+    let followed = Followed::new(&joined(&[&plain, &listed, service()]));
+    assert!(!followed.table.has_tls("shop.w.test") && followed.table.has_tls("other.w.test"));
+    let ruled = listed.replace("host: a.test", "host: '*.w.test'");
+    let followed = Followed::new(&joined(&[&plain, &ruled, service()]));
+    assert!(followed.table.has_tls("shop.w.test"), "with a rule for it, as in ingress-nginx");
+}
+
+#[test]
 fn a_certificate_that_loses_its_host_to_another_ingress_is_diagnosed() {
     let aged = |name: &str, secret: &str, time: &str| {
         tls_ingress(name, &format!("[{{hosts: [a.test], secretName: {secret}}}]"))
