@@ -18,7 +18,7 @@ use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
     UniqueID,
 };
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::client::{ClientInfo, Refusal};
 use crate::phase::{Reason, request_id, respond};
@@ -38,14 +38,41 @@ pub struct Http1Stream {
     in_query: bool,
     /// What is left to be read of a request line that grew by encoding, and what came with it.
     encoded: Vec<u8>,
+    /// What is written and not flushed yet: a head and its body leave as one segment, and one TLS record.
+    pending: Vec<u8>,
     /// What is left to write of an answer that replaces the engine's.
     own: Vec<u8>,
+}
+
+/// Bytes that are collected before they are written without waiting for a flush: one TLS record.
+const MAX_PENDING: usize = 16 * 1024;
+
+/// Writes a buffer out.
+fn poll_drain(inner: &mut Stream, buffer: &mut Vec<u8>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let mut written = 0;
+    let result = loop {
+        if written == buffer.len() {
+            break Poll::Ready(Ok(()));
+        }
+        match Pin::new(&mut *inner).poll_write(cx, &buffer[written..]) {
+            Poll::Ready(Ok(0)) => break Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            Poll::Ready(Ok(count)) => written += count,
+            Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+            Poll::Pending => break Poll::Pending,
+        }
+    };
+    buffer.drain(..written);
+    // An idle connection keeps no buffer.
+    if buffer.is_empty() && buffer.capacity() > 0 && result.is_ready() {
+        *buffer = Vec::new();
+    }
+    result
 }
 
 impl Http1Stream {
     /// Wraps a connection's plaintext.
     pub fn new(inner: Stream, info: Arc<ClientInfo>) -> Self {
-        Http1Stream { inner, info, in_query: false, encoded: Vec::new(), own: Vec::new() }
+        Http1Stream { inner, info, in_query: false, encoded: Vec::new(), pending: Vec::new(), own: Vec::new() }
     }
 
     fn read_encoded(&mut self, buf: &mut ReadBuf<'_>) {
@@ -68,14 +95,11 @@ impl Http1Stream {
     }
 
     fn poll_own(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.own.is_empty() {
-            let count = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.own))?;
-            if count == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.own.drain(..count);
-        }
-        Poll::Ready(Ok(()))
+        poll_drain(&mut self.inner, &mut self.own, cx)
+    }
+
+    fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        poll_drain(&mut self.inner, &mut self.pending, cx)
     }
 }
 
@@ -97,6 +121,11 @@ fn encode(line: &[u8], in_query: &mut bool) -> Option<Vec<u8>> {
 
 impl AsyncRead for Http1Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // The engine flushes bodies, and heads without one. A head whose body is yet to come would wait with it; the engine
+        // reads meanwhile, to notice a client that leaves.
+        if let Poll::Ready(Err(error)) = self.poll_pending(cx) {
+            return Poll::Ready(Err(error));
+        }
         if !self.encoded.is_empty() {
             self.read_encoded(buf);
             return Poll::Ready(Ok(()));
@@ -117,39 +146,32 @@ impl AsyncRead for Http1Stream {
 
 impl AsyncWrite for Http1Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        if self.info.watch.is_taken() {
-            return Pin::new(&mut self.inner).poll_write(cx, data);
+        if !self.info.watch.is_taken() {
+            if self.info.refusal.get().is_none() {
+                self.refuse(data);
+            }
+            ready!(self.poll_own(cx))?;
+            return Poll::Ready(Ok(data.len()));
         }
-        if self.info.refusal.get().is_none() {
-            self.refuse(data);
+        if self.pending.len() + data.len() > MAX_PENDING {
+            ready!(self.poll_pending(cx))?;
+            if data.len() > MAX_PENDING {
+                return Pin::new(&mut self.inner).poll_write(cx, data);
+            }
         }
-        ready!(self.poll_own(cx))?;
+        self.pending.extend_from_slice(data);
         Poll::Ready(Ok(data.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_own(cx))?;
+        ready!(self.poll_pending(cx))?;
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_pending(cx))?;
         Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.info.watch.is_taken() {
-            return Pin::new(&mut self.inner).poll_write_vectored(cx, data);
-        }
-        let first = data.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
-        self.poll_write(cx, first)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
     }
 }
 
@@ -158,7 +180,9 @@ impl Shutdown for Http1Stream {
     /// Closes in a way that lets the client read the answer: what it still sends is taken for a moment, since a socket that
     /// is closed with unread bytes resets the connection, and the reset overtakes the answer.
     async fn shutdown(&mut self) {
-        self.inner.shutdown().await;
+        // A client that is gone gets nothing more.
+        let _ = self.flush().await;
+        Shutdown::shutdown(&mut *self.inner).await;
         let mut chunk = [0; 4096];
         let discard = async {
             let mut left = LINGER_BYTES;

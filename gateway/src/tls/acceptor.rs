@@ -39,6 +39,8 @@ impl Acceptor {
         builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
         builder.set_options(SslOptions::NO_RENEGOTIATION | SslOptions::CIPHER_SERVER_PREFERENCE);
         builder.set_mode(SslMode::RELEASE_BUFFERS);
+        // One read of the socket per record, and not one for its header and one for the rest.
+        builder.set_read_ahead(true);
         builder.set_session_cache_mode(SslSessionCacheMode::SERVER | SslSessionCacheMode::NO_INTERNAL);
         builder.set_num_tickets(1)?;
         builder.set_alpn_select_callback(|_, offered| select_next_proto(ALPN, offered).ok_or(AlpnError::ALERT_FATAL));

@@ -69,6 +69,34 @@ fn bodies_stream_in_both_directions() {
 }
 
 #[test]
+fn a_head_does_not_wait_for_its_body() {
+    // The backend sends its body only once the client has seen the head.
+    let seen = std::sync::Arc::new((std::sync::Mutex::new(false), std::sync::Condvar::new()));
+    let shared = seen.clone();
+    let backend = Scripted::new(move |mut incoming| {
+        incoming.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let guard = shared.0.lock().unwrap();
+        let waited = shared.1.wait_timeout_while(guard, crate::harness::PATIENCE, |seen| !*seen).unwrap();
+        assert!(!waited.1.timed_out());
+        incoming.send("5\r\nevent\r\n0\r\n\r\n");
+    });
+    let gateway = scripted(&backend);
+    for request in
+        ["GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\n\r\nabc"]
+    {
+        *seen.0.lock().unwrap() = false;
+        let mut plain = client::connect(gateway.http);
+        plain.send(request);
+        let mut tls = Tls::new().connect(gateway.https, Some("a.test"));
+        tls.send(request);
+        assert_eq!((plain.read_head().status, tls.read_head().status), (200, 200));
+        *seen.0.lock().unwrap() = true;
+        seen.1.notify_all();
+        assert_eq!((plain.some(10), tls.some(10)), (b"5\r\nevent\r\n".to_vec(), b"5\r\nevent\r\n".to_vec()));
+    }
+}
+
+#[test]
 fn large_responses_arrive_whole() {
     let gateway = gateway();
     let response = gateway.get("a.test", "/?bytes=3000000");
