@@ -110,7 +110,7 @@ impl StateFile {
         changed.notify_all();
     }
 
-    /// Waits until everything is written, at most [`CLOSING_LIMIT`].
+    /// Waits until everything is written, at most five seconds.
     pub fn flush(&self) {
         let (lock, changed) = &*self.pending;
         let mut pending = lock.lock().unwrap_or_else(PoisonError::into_inner);

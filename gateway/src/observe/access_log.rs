@@ -164,7 +164,7 @@ impl AccessLog {
         }
     }
 
-    /// Writes what waits, within [`CLOSING_LIMIT`]. For the end of the process.
+    /// Writes what waits, within two seconds. For the end of the process.
     pub fn close(&self) {
         let Some(sender) = &self.sender else { return };
         let (done, written) = sync_channel(1);

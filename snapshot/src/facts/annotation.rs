@@ -44,7 +44,7 @@ pub const HEALTH_CHECK: &str = "sluicegate.dev/health-check";
 /// On a ConfigMap (label): it may be served as static content in cluster mode.
 pub const PUBLISH: &str = "sluicegate.dev/publish";
 
-/// Value of [`SSL_REDIRECT`].
+/// Value of `nginx.ingress.kubernetes.io/ssl-redirect`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SslRedirect {
     /// Not set: the class decides.
