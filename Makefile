@@ -9,7 +9,7 @@ ifdef CI
 DENY_WARNINGS := -D warnings
 endif
 
-.PHONY: help run test setup setup-run build format lint dependencies unit doc bench deny clean
+.PHONY: help run test setup setup-run build format lint dependencies unit quickstart doc bench deny clean
 
 help: ## These lines.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -19,7 +19,7 @@ run: setup-run ## Build, and serve the quickstart of conf/quickstart on 8080, 84
 	@exec conf/quickstart/start
 
 test: setup ## Set up and run every check: what CI runs.
-	@$(MAKE) --no-print-directory format lint dependencies unit doc
+	@$(MAKE) --no-print-directory format lint dependencies unit quickstart doc
 	@echo "==> All checks passed"
 
 setup: ## Install what the checks need.
@@ -42,6 +42,9 @@ dependencies:
 
 unit:
 	@$(STEP) "Tests: unit, property, integration" $(CARGO) test --locked --workspace
+
+quickstart: # After the tests, which build the gateway.
+	@$(STEP) "Quickstart: what it prints works" .ci/quickstart
 
 doc:
 	@$(STEP) "Documentation" env RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
