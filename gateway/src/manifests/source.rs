@@ -290,13 +290,13 @@ impl Source {
                 true => drop(holders.insert(path.to_owned())),
                 false => drop(holders.remove(path)),
             }
-            match holders.len() {
-                0 => drop(self.holders.remove(identity)),
-                1 => drop(self.shared.remove(identity)),
-                _ => drop(self.shared.insert(identity.clone())),
+            let count = holders.len();
+            if count == 0 {
+                self.holders.remove(identity);
             }
-            if !self.holders.contains_key(identity) {
-                self.shared.remove(identity);
+            match count {
+                0 | 1 => drop(self.shared.remove(identity)),
+                _ => drop(self.shared.insert(identity.clone())),
             }
         }
     }

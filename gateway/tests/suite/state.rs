@@ -9,13 +9,18 @@ fn saved(directory: &std::path::Path) -> String {
     std::fs::read_to_string(directory.join("snapshot.json")).unwrap()
 }
 
+/// Lets a gateway serve manifests, and end.
+fn leave_state(manifests: &str, directory: &std::path::Path) {
+    let gateway = Start::with(manifests).state(directory).ready();
+    gateway.signal("INT");
+    gateway.wait_exit();
+}
+
 #[test]
 fn a_gateway_starts_from_it_when_its_source_is_gone() {
     let state = tempfile::tempdir().unwrap();
     let backend = echo();
-    let first = Start::with(&everything_to(&[backend])).state(state.path()).ready();
-    first.signal("INT");
-    first.wait_exit();
+    leave_state(&everything_to(&[backend]), state.path());
     let start = Start::with("").state(state.path());
     std::fs::remove_dir_all(start.manifests()).unwrap();
     let second = start.ready();
@@ -28,9 +33,7 @@ fn a_broken_source_at_the_start_costs_only_what_is_new() {
     let state = tempfile::tempdir().unwrap();
     let web = service("web", &echo().to_string());
     let (a, b) = (host_to_web("a", "a.test", "[]"), host_to_web("b", "b.test", "[]"));
-    let first = Start::with(&[web.clone(), a.clone(), b.clone()].join("---\n")).state(state.path()).ready();
-    first.signal("INT");
-    first.wait_exit();
+    leave_state(&[web.clone(), a.clone(), b.clone()].join("---\n"), state.path());
     let broken = a.replace("pathType: Prefix", "pathType: 7");
     let c = host_to_web("c", "c.test", "[]");
     let second = Start::with(&[web.clone(), broken, b.clone(), c.clone()].join("---\n")).state(state.path()).ready();
@@ -63,9 +66,7 @@ fn private_keys_are_not_in_it_and_their_hosts_refuse_handshakes_until_they_are_b
         host_to_web("a", "a.test", "[{hosts: [a.test], secretName: t}]"),
         host_to_web("b", "b.test", "[]"),
     ];
-    let first = Start::with(&manifests.join("---\n")).state(state.path()).ready();
-    first.signal("INT");
-    first.wait_exit();
+    leave_state(&manifests.join("---\n"), state.path());
     let text = saved(state.path());
     assert!(text.contains("a.test") && !text.contains("PRIVATE KEY"));
     let der = openssl::pkey::PKey::private_key_from_pem(pair.key.as_bytes()).unwrap().private_key_to_pkcs8().unwrap();
@@ -95,9 +96,7 @@ fn a_file_that_is_truncated_or_of_another_version_is_refused_and_replaced() {
     ] {
         let state = tempfile::tempdir().unwrap();
         let manifests = everything_to(&[echo()]);
-        let first = Start::with(&manifests).state(state.path()).ready();
-        first.signal("INT");
-        first.wait_exit();
+        leave_state(&manifests, state.path());
         let good = saved(state.path());
         std::fs::write(state.path().join("snapshot.json"), damage(&good)).unwrap();
         let second = Start::with(&manifests).state(state.path()).ready();
@@ -134,9 +133,7 @@ fn what_is_gone_from_the_files_goes_even_while_another_document_is_broken() {
     let state = tempfile::tempdir().unwrap();
     let web = service("web", &echo().to_string());
     let (a, b) = (host_to_web("a", "a.test", "[]"), host_to_web("b", "b.test", "[]"));
-    let first = Start::with(&[web.clone(), a.clone(), b.clone()].join("---\n")).state(state.path()).ready();
-    first.signal("INT");
-    first.wait_exit();
+    leave_state(&[web.clone(), a.clone(), b.clone()].join("---\n"), state.path());
     let broken = a.replace("pathType: Prefix", "pathType: 7");
     let second = Start::with(&[web, broken].join("---\n")).state(state.path()).ready();
     assert_eq!(second.get("a.test", "/").status, 200, "known to be broken, so kept");
