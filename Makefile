@@ -9,7 +9,7 @@ ifdef CI
 DENY_WARNINGS := -D warnings
 endif
 
-.PHONY: help run test setup setup-run build format lint dependencies unit quickstart doc bench deny clean
+.PHONY: help run run-cluster test setup setup-run build format lint dependencies apiserver unit quickstart quickstart-cluster doc bench deny clean
 
 help: ## These lines.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -18,8 +18,14 @@ run: setup-run ## Build, and serve the quickstart of conf/quickstart on 8080, 84
 	@$(STEP) "Build the gateway" $(CARGO) build --locked --package sluicegate
 	@exec conf/quickstart/start
 
+run-cluster: ## The whole system on this machine: an API server, the controller, a gateway. The first build takes ten minutes.
+	@$(STEP) "Set up" .ci/setup run-cluster
+	@$(STEP) "Build the API server (the first time five minutes)" .ci/apiserver
+	@$(STEP) "Build gateway and controller" $(CARGO) build --locked --package sluicegate --package sluicegate-controller --package sluicegate-testbed
+	@exec conf/quickstart-cluster/start
+
 test: setup ## Set up and run every check: what CI runs.
-	@$(MAKE) --no-print-directory format lint dependencies unit quickstart doc
+	@$(MAKE) --no-print-directory format lint dependencies apiserver unit quickstart quickstart-cluster doc
 	@echo "==> All checks passed"
 
 setup: ## Install what the checks need.
@@ -40,11 +46,17 @@ lint:
 dependencies:
 	@$(STEP) "Dependencies: one TLS stack, one HTTP stack" .ci/dependencies
 
+apiserver: # A real one, for the controller's tests.
+	@$(STEP) "API server for the tests (the first time five minutes)" .ci/apiserver
+
 unit:
 	@$(STEP) "Tests: unit, property, integration" $(CARGO) test --locked --workspace
 
 quickstart: # After the tests, which build the gateway.
 	@$(STEP) "Quickstart: what it prints works" .ci/quickstart
+
+quickstart-cluster:
+	@$(STEP) "Cluster quickstart: what it prints works" .ci/quickstart-cluster
 
 doc:
 	@$(STEP) "Documentation" env RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
@@ -53,7 +65,7 @@ bench: ## Measure lookups, compile, memory and load (docs/benchmarks.md); about 
 	@$(STEP) "Set up" .ci/setup bench
 	@$(STEP) "Lookups and compile" $(CARGO) bench --locked --package sluicegate-benches
 	@$(STEP) "Build for the measurements" $(CARGO) build --locked --release --package sluicegate --package sluicegate-benches
-	@for what in table certificates file-edit; do $(STEP) "Measure: $$what" target/release/measure $$what || exit 1; done
+	@for what in table certificates wire file-edit; do $(STEP) "Measure: $$what" target/release/measure $$what || exit 1; done
 	@$(STEP) "Load beside nginx" benches/load/run
 
 deny: ## Licences, advisories, sources and bans of all dependencies, with cargo-deny.

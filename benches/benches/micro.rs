@@ -29,7 +29,7 @@ impl Gateway {
         let registry = Registry::new(Resolver::new(None, control.clone()), Prober::new(control));
         let (mut world, mut replica) = (World::new(Settings::default()), Replica::default());
         world.apply(self::world(hosts));
-        let mut bind = GatewayBind { registry };
+        let mut bind = GatewayBind::new(registry);
         let table = Table::default().apply(&replica.apply(&Delta::full(world.snapshot())), &mut bind);
         Gateway { world, replica, table: Arc::new(table), bind }
     }

@@ -1,7 +1,10 @@
 //! `sluicegate-controller`: see `sluicegate-controller --help`.
 
-use clap::Parser;
+use std::process::ExitCode;
 
-fn main() {
-    sluicegate_controller::Cli::parse();
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    sluicegate_controller::cli::main()
 }

@@ -7,11 +7,10 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sluicegate_snapshot::Mode;
 
-use crate::settings::{Settings, SettingsError};
-use crate::{check, echo, explain, run};
+use crate::settings::{Settings, SettingsError, SettingsFile};
+use crate::{check, echo, explain, run, settings};
 
-/// Exit code of a usage error (EX_USAGE of sysexits).
-pub const USAGE: u8 = 64;
+pub use sluicegate_process::EXIT_USAGE as USAGE;
 
 /// An edge gateway for Kubernetes Ingress objects.
 #[derive(Debug, Parser)]
@@ -60,6 +59,9 @@ struct RunArgs {
     /// Directory (or file) with manifests; may be given several times.
     #[arg(long, value_name = "DIR")]
     manifests: Vec<PathBuf>,
+    /// Controller to follow instead of manifests, as http://HOST:PORT; may be given several times.
+    #[arg(long, value_name = "URL")]
+    controller: Vec<String>,
     /// Address for plain HTTP [default: 0.0.0.0:8080]; may be given several times.
     #[arg(long, value_name = "ADDR")]
     http: Vec<SocketAddr>,
@@ -160,7 +162,7 @@ struct EchoArgs {
 impl MeaningArgs {
     fn settings(&self) -> Result<Settings, SettingsError> {
         let mut settings = match &self.config {
-            Some(path) => Settings::read(path)?,
+            Some(path) => settings::read(path)?,
             None => Settings::default(),
         };
         let over = |target: &mut Option<String>, flag: &Option<String>| {
@@ -186,6 +188,7 @@ impl RunArgs {
             }
         }
         list(&mut settings.manifests, self.manifests);
+        list(&mut settings.controllers, self.controller);
         list(&mut settings.http, self.http);
         list(&mut settings.https, self.https);
         settings.admin = self.admin.unwrap_or(settings.admin);

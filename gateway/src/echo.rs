@@ -16,7 +16,7 @@ use pingora::protocols::l4::stream::Stream as L4Stream;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::run::EXIT_BIND;
+use sluicegate_process::EXIT_BIND;
 
 /// Largest body that `bytes=` makes.
 const MAX_BYTES: usize = 64 * 1024 * 1024;

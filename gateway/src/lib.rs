@@ -20,6 +20,7 @@ pub mod reason;
 pub mod run;
 pub mod settings;
 pub mod shared;
+pub mod stream;
 pub mod table;
 pub mod tls;
 pub mod upstream;

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,17 +12,18 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use sluicegate_process::{EXIT_BIND, log};
 use sluicegate_snapshot::Mode;
 use tokio::sync::watch;
 
-use crate::apply::Applier;
-use crate::apply::follow::follow;
+use crate::apply::follow::{Following, follow};
 use crate::apply::state_file::StateFile;
+use crate::apply::{Applier, Compiler};
 use crate::cli::USAGE;
 use crate::io::listener::{Listeners, bind_alone};
 use crate::io::worker::{self, Blueprint};
 use crate::manifests::watch::Signal;
-use crate::observe::{AccessLog, Cells, log};
+use crate::observe::{AccessLog, Cells};
 use crate::settings::{DefaultCertificate, Settings};
 use crate::shared::{Shared, Stage, State};
 use crate::table::{GatewayBind, Table};
@@ -31,10 +31,10 @@ use crate::tls::{Acceptor, CertificateChoice, DefaultCertificateFiles, ServerCer
 use crate::upstream::Registry;
 use crate::upstream::probe::Prober;
 use crate::upstream::resolve::Resolver;
-use crate::{admin, cpus};
+use crate::{admin, cpus, stream};
 
-/// Exit code of an address that cannot be listened on.
-pub const EXIT_BIND: u8 = 69;
+/// The engine logs an error for every failed request and handshake; the gateway counts and logs those itself.
+const ENGINE: &str = "pingora_proxy=off,pingora_core=off,pingora_pool=off";
 
 /// A start that failed: message and exit code.
 struct StartError(String, u8);
@@ -47,7 +47,7 @@ impl StartError {
 
 /// Runs a gateway until it is told to end.
 pub fn run(settings: Settings) -> ExitCode {
-    if let Err(error) = log::init(&settings.log) {
+    if let Err(error) = log::init(&settings.log, ENGINE) {
         eprintln!("sluicegate: {error}");
         return ExitCode::from(USAGE);
     }
@@ -64,20 +64,18 @@ pub fn run(settings: Settings) -> ExitCode {
 struct Running {
     shared: Arc<Shared>,
     signals: Signals,
-    refresh: Sender<Signal>,
-    applier: thread::JoinHandle<()>,
+    following: Following,
     draining: watch::Sender<bool>,
     open: Arc<AtomicUsize>,
 }
 
 fn start(mut settings: Settings) -> Result<Running, StartError> {
     let usage = |error: crate::settings::SettingsError| StartError(error.to_string(), USAGE);
-    if settings.manifests.is_empty() {
-        return Err(StartError(
-            "no source: give --manifests DIR (or `manifests` in the configuration file)".to_owned(),
-            USAGE,
-        ));
+    if settings.manifests.is_empty() && settings.controllers.is_empty() {
+        let message = "no source: give --manifests DIR or --controller URL (or `manifests` or `controllers` in the configuration file)";
+        return Err(StartError(message.to_owned(), USAGE));
     }
+    let controllers = settings.controller_urls().map_err(usage)?;
     let compile = settings.compile(Mode::Standalone).map_err(usage)?;
     let default_certificate = settings.default_certificate().map_err(usage)?;
     let workers = settings.workers.unwrap_or_else(cpus::available);
@@ -121,9 +119,15 @@ fn start(mut settings: Settings) -> Result<Running, StartError> {
         ),
         None => None,
     };
-    let applier = Applier::new(compile, GatewayBind { registry }, shared.clone(), state_file);
-    let (refresh, applier) =
-        follow(applier, shared.clone(), default_files).map_err(|error| StartError::new("applier", error))?;
+    let applier = Applier::new(GatewayBind::new(registry), shared.clone(), state_file);
+    let following = match controllers.is_empty() {
+        true => {
+            let compiler = Compiler::new(compile, applier, shared.clone());
+            follow(compiler, shared.clone(), default_files)
+        }
+        false => stream::follow(applier, shared.clone(), controllers, default_files),
+    };
+    let following = following.map_err(|error| StartError::new("applier", error))?;
 
     let blueprint =
         Blueprint { shared: shared.clone(), acceptor, certificates, draining: draining_seen, open: open.clone() };
@@ -132,7 +136,7 @@ fn start(mut settings: Settings) -> Result<Running, StartError> {
         worker::start(index, blueprint.clone(), listeners).map_err(|error| StartError::new("worker", error))?;
     }
     shared.state.enter(Stage::Serving);
-    Ok(Running { shared, signals, refresh, applier, draining, open })
+    Ok(Running { shared, signals, following, draining, open })
 }
 
 fn share(
@@ -182,7 +186,7 @@ impl Running {
                 SIGHUP => {
                     tracing::info!("SIGHUP: reading the source again");
                     self.shared.access_log.reopen();
-                    let _ = self.refresh.send(Signal::Asked);
+                    (self.following.send)(Signal::Asked);
                 }
                 SIGINT => {
                     tracing::info!("SIGINT: ending now");
@@ -194,9 +198,9 @@ impl Running {
                 }
             }
         }
-        let _ = self.refresh.send(Signal::Stop);
+        (self.following.send)(Signal::Stop);
         // The applier flushes the state file when it ends.
-        let _ = self.applier.join();
+        let _ = self.following.thread.join();
         self.shared.access_log.close();
         ExitCode::SUCCESS
     }

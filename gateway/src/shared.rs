@@ -59,8 +59,42 @@ pub struct State {
     held_back: AtomicUsize,
     /// Milliseconds of [`clock`] when the source was last in step.
     in_step_at: AtomicU64,
+    /// The stream of a gateway that follows controllers.
+    pub controller: ControllerState,
     diagnostics: Mutex<Arc<Vec<Placed>>>,
     problems: Mutex<Arc<Vec<Problem>>>,
+}
+
+/// How the stream from a controller is doing.
+#[derive(Default)]
+pub struct ControllerState {
+    connected: AtomicBool,
+    connections: AtomicU64,
+    resyncs: AtomicU64,
+}
+
+impl ControllerState {
+    /// A controller answered.
+    pub fn connected(&self) {
+        self.connected.store(true, Ordering::SeqCst);
+        self.connections.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// It is gone.
+    pub fn disconnected(&self) {
+        self.connected.store(false, Ordering::SeqCst);
+    }
+
+    /// What came did not fit, everything was asked for.
+    pub fn resynced(&self) {
+        self.resyncs.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether one is connected; how often one was; how often what came did not fit.
+    pub fn read(&self) -> (bool, u64, u64) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
+        (self.connected.load(Ordering::SeqCst), count(&self.connections), count(&self.resyncs))
+    }
 }
 
 impl State {

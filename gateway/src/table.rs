@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use sluicegate_snapshot::model::{Backend, Certificate};
 use sluicegate_snapshot::table::{Bind, RouteTable};
-use sluicegate_snapshot::{BackendKey, ObjectKey};
+use sluicegate_snapshot::wire::Refused;
+use sluicegate_snapshot::{BackendKey, DiagnosticReason, ObjectKey};
 
 use crate::tls::ServerCertificate;
 use crate::upstream::{BoundBackend, Registry};
@@ -17,6 +18,15 @@ pub type Table = RouteTable<GatewayBind>;
 pub struct GatewayBind {
     /// State of endpoints by identity.
     pub registry: Registry,
+    /// What could not be bound since somebody last took this list.
+    pub refused: Vec<Refused>,
+}
+
+impl GatewayBind {
+    /// Binds to endpoint state of a registry.
+    pub fn new(registry: Registry) -> Self {
+        GatewayBind { registry, refused: Vec::new() }
+    }
 }
 
 impl Bind for GatewayBind {
@@ -32,6 +42,11 @@ impl Bind for GatewayBind {
             Ok(bound) => bound.map(Arc::new),
             Err(error) => {
                 tracing::error!(secret = %key, %error, "certificate cannot be loaded; the default certificate is served");
+                self.refused.push(Refused {
+                    secret: key.clone(),
+                    reason: Some(DiagnosticReason::CertificateInvalid),
+                    message: error.to_string().into(),
+                });
                 None
             }
         }

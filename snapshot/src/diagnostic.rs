@@ -82,6 +82,8 @@ reasons! {
     ClassParametersNotFound = Error,
     /// A class-wide setting is unknown or its value cannot be read; the default is used.
     ClassSettingInvalid = Warning,
+    /// The controller may not read the ConfigMaps of a namespace; what worked before stays in force.
+    ConfigMapAccessDenied = Error,
     /// A resource backend names a ConfigMap that does not exist.
     ConfigMapNotFound = Error,
     /// Another Ingress' default backend counts: it is older, or of the same age and sorts last.
@@ -112,6 +114,8 @@ reasons! {
     PortNotFound = Error,
     /// A resource backend of a kind that is not supported.
     ResourceUnsupported = Error,
+    /// The controller may not read the Secrets of a namespace; the last good certificate stays in force.
+    SecretAccessDenied = Error,
     /// A Secret has no `tls.crt` or no `tls.key`.
     SecretIncomplete = Error,
     /// A Secret does not exist.

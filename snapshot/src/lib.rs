@@ -19,6 +19,7 @@ pub mod path;
 pub mod replica;
 pub mod settings;
 pub mod table;
+pub mod wire;
 
 pub use compile::{Edit, Outcome, World};
 pub use diagnostic::{Diagnostic, DiagnosticReason, Severity};

@@ -50,6 +50,9 @@ pub struct Settings {
     pub default_certificate: Option<ObjectKey>,
     /// Where requests go that nothing else takes.
     pub default_backend: Option<BackendKey>,
+    /// Secrets and ConfigMaps of a namespace are unknown until [`crate::Edit::Access`] says otherwise: watches of them are
+    /// allowed by namespace. Without it what is not there does not exist.
+    pub guarded: bool,
     /// Defaults of what classes and Ingresses may set.
     pub defaults: ClassSettings,
 }
@@ -64,6 +67,7 @@ impl Default for Settings {
             config_map: None,
             default_certificate: None,
             default_backend: None,
+            guarded: false,
             defaults: ClassSettings::default(),
         }
     }

@@ -10,6 +10,7 @@
 mod certificates;
 mod file_edit;
 mod table;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -19,8 +20,9 @@ fn main() -> ExitCode {
         "table" => table::measure(),
         "certificates" => certificates::measure(),
         "file-edit" => file_edit::measure(),
+        "wire" => wire::measure(),
         _ => {
-            eprintln!("measure table | certificates | file-edit");
+            eprintln!("measure table | certificates | file-edit | wire");
             return ExitCode::from(64);
         }
     }

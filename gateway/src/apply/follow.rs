@@ -1,21 +1,29 @@
-//! The applier's thread: reads the source when it moves, and puts what changed in force.
+//! The applier's thread of a gateway with files: reads them when they move, and puts what changed in force.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 
-use super::Applier;
+use super::Compiler;
 use crate::manifests::source::Refresh;
 use crate::manifests::watch::{Changes, Look, Signal};
 use crate::manifests::{Placed, Source};
 use crate::shared::Shared;
 use crate::tls::DefaultCertificateFiles;
 
+/// A source that is followed on a thread of its own.
+pub struct Following {
+    /// Ends after [`Signal::Stop`]; the state file is written by then.
+    pub thread: JoinHandle<()>,
+    /// Tells the thread something.
+    pub send: Box<dyn Fn(Signal) + Send>,
+}
+
 /// What the thread works on.
 struct Follower {
     source: Source,
-    applier: Applier,
+    compiler: Compiler,
     shared: Arc<Shared>,
     default_certificate: Option<DefaultCertificateFiles>,
     /// A table is in force.
@@ -28,30 +36,31 @@ struct Follower {
 /// # Errors
 /// The thread cannot be started.
 pub fn follow(
-    mut applier: Applier,
+    mut compiler: Compiler,
     shared: Arc<Shared>,
     default_certificate: Option<DefaultCertificateFiles>,
-) -> std::io::Result<(Sender<Signal>, JoinHandle<()>)> {
+) -> std::io::Result<Following> {
     let source = Source::new(shared.settings.manifests.clone());
-    let applied = applier.restore();
+    let applied = compiler.restore();
     let (mut changes, refresh) = Changes::of(source.roots());
     let (first_done, first) = channel();
-    let mut follower = Follower { source, applier, shared, default_certificate, applied };
+    let mut follower = Follower { source, compiler, shared, default_certificate, applied };
     let thread = Builder::new().name("applier".to_owned()).spawn(move || {
         let _alive = Alive(follower.shared.clone());
         let mut unsettled = follower.look(&Look::Asked);
         let _ = first_done.send(());
         while let Some(look) = changes.wait(unsettled) {
             unsettled = follower.look(&look);
-            follower.applier.sweep();
+            follower.compiler.sweep();
         }
     })?;
     let _ = first.recv();
-    Ok((refresh, thread))
+    let send = move |signal| drop(refresh.send(signal));
+    Ok(Following { thread, send: Box::new(send) })
 }
 
 /// Says so when the thread ends by a panic: the gateway would serve an old configuration for ever, and look well.
-struct Alive(Arc<Shared>);
+pub(crate) struct Alive(pub(crate) Arc<Shared>);
 
 impl Drop for Alive {
     fn drop(&mut self) {
@@ -94,18 +103,18 @@ impl Follower {
             return;
         }
         let count = refresh.edits.len();
-        if count > 0 || !self.applied || !self.applier.is_synced() {
-            let outcome = self.applier.apply(refresh.edits, &refresh.certainty);
+        if count > 0 || !self.applied || !self.compiler.is_synced() {
+            let outcome = self.compiler.apply(refresh.edits, &refresh.certainty);
             self.applied = true;
             if count > 0 {
-                let world = self.applier.world();
+                let world = self.compiler.world();
                 tracing::info!(edits = count, version = %world.snapshot().version, us = started.elapsed().as_micros() as u64, "configuration applied");
                 for diagnostic in outcome.diagnosed.iter().flat_map(|object| world.diagnostics_of(object)) {
                     tracing::warn!("{}", Placed::new(diagnostic, &self.source));
                 }
             }
             if !outcome.diagnosed.is_empty() {
-                let diagnostics = self.applier.world().diagnostics();
+                let diagnostics = self.compiler.world().diagnostics();
                 let placed = diagnostics.into_iter().map(|diagnostic| Placed::new(diagnostic, &self.source));
                 self.shared.state.set_diagnostics(placed.collect());
             }

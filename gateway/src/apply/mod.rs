@@ -1,7 +1,9 @@
 //! The applier: the one thread that turns changes of the source into tables.
 //!
-//! edits → World → delta → Replica → change → table → `ArcSwap`. Tables are built and dropped here, off the workers.
+//! files: edits → [`Compiler`] (World) → delta; controller: delta. Then: delta → Replica → change → table → `ArcSwap`. Tables are
+//! built and dropped here, off the workers.
 
+pub mod compiler;
 pub mod follow;
 mod restored;
 mod retire;
@@ -11,41 +13,38 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use sluicegate_snapshot::replica::Replica;
-use sluicegate_snapshot::{Delta, Edit, Outcome, Settings, World};
+use sluicegate_snapshot::wire::Refused;
+use sluicegate_snapshot::{Delta, Snapshot};
 
-use crate::manifests::source::Certainty;
+pub use compiler::Compiler;
+
 use crate::shared::Shared;
 use crate::table::{GatewayBind, Table};
 use retire::Retired;
 use state_file::StateFile;
 
-/// Turns edits into tables.
+/// Turns deltas into tables.
 pub struct Applier {
-    world: World,
     replica: Replica,
     bind: GatewayBind,
     table: Arc<ArcSwap<Table>>,
     shared: Arc<Shared>,
     retired: Retired,
     state_file: Option<StateFile>,
-    /// Nothing about the source was in doubt once; before that the state file fills the gaps.
-    synced: bool,
     /// Certificates whose key has yet to come.
     awaited_keys: usize,
 }
 
 impl Applier {
-    /// An applier over an empty world.
-    pub fn new(settings: Settings, bind: GatewayBind, shared: Arc<Shared>, state_file: Option<StateFile>) -> Self {
+    /// An applier that has nothing yet.
+    pub fn new(bind: GatewayBind, shared: Arc<Shared>, state_file: Option<StateFile>) -> Self {
         Applier {
-            world: World::new(settings),
             replica: Replica::default(),
             bind,
             table: shared.table.clone(),
             shared,
             retired: Retired::default(),
             state_file,
-            synced: false,
             awaited_keys: 0,
         }
     }
@@ -61,6 +60,8 @@ impl Applier {
                 self.replica = replica;
                 let table = self.table.load().apply(&change, &mut self.bind);
                 self.swap(table);
+                // What a restored certificate lacks is its key, which is no reason to refuse it.
+                self.bind.refused.clear();
                 tracing::info!(version = %self.replica.snapshot().version, "last good snapshot is in force");
                 true
             }
@@ -72,45 +73,25 @@ impl Applier {
         }
     }
 
-    /// Whether nothing about the source was in doubt once.
-    pub fn is_synced(&self) -> bool {
-        self.synced
+    /// What was published last.
+    pub fn snapshot(&self) -> &Snapshot {
+        self.replica.snapshot()
     }
 
-    /// The compiled world.
-    pub fn world(&self) -> &World {
-        &self.world
+    /// Whether the keys of some certificates have yet to come.
+    pub fn awaits_keys(&self) -> bool {
+        self.awaited_keys > 0
     }
 
-    /// Takes edits over.
-    ///
-    /// Until nothing was in doubt once, what the state file knows and the source may only have lost stays in force: a
-    /// document that is broken at the start must not cost its routes. From then on the source itself remembers.
-    pub fn apply(&mut self, edits: Vec<Edit>, certainty: &Certainty) -> Outcome {
-        let outcome = self.world.apply(edits);
-        let delta = if self.synced {
-            outcome.delta.clone()
-        } else {
-            let mut delta = Delta::between(self.replica.snapshot(), self.world.snapshot());
-            self.synced = certainty.is_clean();
-            if !self.synced {
-                restored::keep_losses(&mut delta, self.replica.snapshot(), &self.world, certainty);
-            }
-            delta
-        };
-        if !delta.is_empty() || !self.shared.state.has_table() {
-            self.put_in_force(&delta);
-        }
-        outcome
-    }
-
-    fn put_in_force(&mut self, delta: &Delta) {
+    /// Takes a delta over. Returns what of it cannot be used.
+    pub fn put_in_force(&mut self, delta: &Delta) -> Vec<Refused> {
         let change = self.replica.apply(delta);
         let table = self.table.load().apply(&change, &mut self.bind);
         self.swap(table);
         if let Some(file) = &mut self.state_file {
             file.record(delta);
         }
+        std::mem::take(&mut self.bind.refused)
     }
 
     fn swap(&mut self, table: Table) {

@@ -5,7 +5,6 @@ pub mod placed;
 pub mod read;
 pub mod source;
 pub mod watch;
-pub mod yaml;
 
 pub use placed::Placed;
 pub use read::{Document, Problem};

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use sluicegate_snapshot::key::is_object_name;
 use sluicegate_snapshot::{Kind, Object, ObjectKey};
 
-use super::yaml;
+use sluicegate_process::yaml;
 
 /// A document (or an item of a List) that was read.
 #[derive(Debug)]

@@ -418,6 +418,7 @@ mod tests {
         let text = |edit: &Edit| match edit {
             Edit::Put(object) => format!("put {object:?}"),
             Edit::Remove(kind, key) => format!("remove {kind} {key}"),
+            other => format!("{other:?}"),
         };
         source.refresh(&Look::Asked).edits.iter().map(text).collect()
     }

@@ -45,6 +45,9 @@ impl Collector for GatewayCollector {
         families.push(self.access_log());
         families.extend(self.upstream());
         families.extend(self.table());
+        if !self.shared.settings.controllers.is_empty() {
+            families.extend(self.controller());
+        }
         families.retain(|family| !family.get_metric().is_empty());
         families
     }
@@ -111,6 +114,20 @@ impl GatewayCollector {
             gauge(&mut health, &[("backend", key), ("state", "unhealthy")], (endpoints.len() - healthy) as f64);
         }
         vec![retries, in_flight, health]
+    }
+
+    fn controller(&self) -> Vec<MetricFamily> {
+        let (is_connected, count, resync_count) = self.shared.state.controller.read();
+        let help = "Whether the gateway has a controller that it follows.";
+        let mut connected = family("sluicegate_controller_connected", help, MetricType::GAUGE);
+        gauge(&mut connected, &[], f64::from(u8::from(is_connected)));
+        let help = "Connections to controllers that were made.";
+        let mut connections = family("sluicegate_controller_connections_total", help, MetricType::COUNTER);
+        counter(&mut connections, &[], count);
+        let help = "Changes that did not fit what the gateway had, after which everything was asked for.";
+        let mut resyncs = family("sluicegate_controller_resyncs_total", help, MetricType::COUNTER);
+        counter(&mut resyncs, &[], resync_count);
+        vec![connected, connections, resyncs]
     }
 
     fn table(&self) -> Vec<MetricFamily> {

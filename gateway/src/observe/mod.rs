@@ -3,7 +3,6 @@
 pub mod access_log;
 pub mod cells;
 pub mod collect;
-pub mod log;
 
 pub use access_log::AccessLog;
 pub use cells::{Cells, RequestLabels};

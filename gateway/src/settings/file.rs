@@ -1,12 +1,13 @@
 //! The configuration file (`--config`): YAML, every key optional. `conf/sluicegate.yaml` shows each with its default.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{SettingsError, unknown};
+use sluicegate_process::settings::SettingsFile;
+use sluicegate_process::{LogSettings, SettingsError};
 
 /// Every key of the file, with its default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +23,8 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     /// Directories (or files) with manifests.
     pub manifests: Vec<PathBuf>,
+    /// Controllers to follow instead of files: `http://HOST:PORT`. The first that answers is followed.
+    pub controllers: Vec<String>,
     /// Where the last good snapshot is kept; without it nothing is.
     pub state_dir: Option<PathBuf>,
     /// Worker threads; absent: the CPUs that the process may use.
@@ -100,33 +103,6 @@ impl Default for AccessLogSettings {
     }
 }
 
-/// How log lines look.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// `log`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct LogSettings {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,sluicegate::apply=debug`.
-    pub level: String,
-    /// Text or JSON; always to standard error.
-    pub format: LogFormat,
-}
-
-impl Default for LogSettings {
-    fn default() -> Self {
-        LogSettings { level: "info".to_owned(), format: LogFormat::Text }
-    }
-}
-
 /// `timeouts`, all in seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -175,6 +151,7 @@ impl Default for Settings {
             admin: SocketAddr::from(([127, 0, 0, 1], 10254)),
             metrics: None,
             manifests: Vec::new(),
+            controllers: Vec::new(),
             state_dir: None,
             workers: None,
             pin: false,
@@ -203,40 +180,10 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// The file cannot be read or is no YAML, a key is unknown (the nearest known one is named), or a value does not fit.
-    pub fn read(path: &Path) -> Result<Self, SettingsError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| SettingsError(format!("{}: cannot be read: {error}", path.display())))?;
-        Self::parse(&text).map_err(|SettingsError(message)| SettingsError(format!("{}: {message}", path.display())))
-    }
+impl SettingsFile for Settings {
+    const EXAMPLE: &'static str = "conf/sluicegate.yaml";
 
-    fn parse(text: &str) -> Result<Self, SettingsError> {
-        let value: Option<serde_json::Value> =
-            crate::manifests::yaml::parse(text).map_err(|error| SettingsError(error.to_string()))?;
-        // An empty file is a file without keys.
-        let value = value.filter(|value| !value.is_null()).unwrap_or_else(|| serde_json::json!({}));
-        let mut unknown_keys = Vec::new();
-        let mut track = |path: serde_ignored::Path<'_>| unknown_keys.push(path.to_string().replace(".?", ""));
-        let mut place = serde_path_to_error::Track::new();
-        let deserializer = serde_path_to_error::Deserializer::new(&value, &mut place);
-        let settings = serde_ignored::deserialize(deserializer, &mut track);
-        let settings: Settings = settings.map_err(|error| SettingsError(format!("{}: {error}", place.path())))?;
-        if let Some(key) = unknown_keys.first() {
-            return Err(SettingsError(unknown::message(key)));
-        }
-        settings.judge()?;
-        Ok(settings)
-    }
-
-    /// Refuses values that parse but make no sense.
-    ///
-    /// # Errors
-    /// Names the key and the range.
-    pub fn judge(&self) -> Result<(), SettingsError> {
+    fn judge(&self) -> Result<(), SettingsError> {
         let wrong = |message: &str| Err(SettingsError(message.to_owned()));
         if !(0.0..=1.0).contains(&self.access_log.sample) {
             return wrong("accessLog.sample: must be from 0 to 1");
@@ -269,6 +216,9 @@ impl Settings {
         if timeouts.iter().any(|seconds| !(1..=86_400).contains(seconds)) {
             return wrong("timeouts: each must be from 1 to 86400 seconds");
         }
+        if !self.manifests.is_empty() && !self.controllers.is_empty() {
+            return wrong("manifests and controllers are both given: a gateway has one source");
+        }
         if self.http.is_empty() && self.https.is_empty() {
             return wrong("http and https are both empty: nothing to listen on");
         }
@@ -278,18 +228,20 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use sluicegate_process::settings::parse;
+
     use super::*;
 
     #[test]
     fn an_empty_file_means_the_defaults() {
-        assert_eq!(Settings::parse("").unwrap(), Settings::default());
-        assert_eq!(Settings::parse("# nothing\n").unwrap(), Settings::default());
+        assert_eq!(parse::<Settings>("").unwrap(), Settings::default());
+        assert_eq!(parse::<Settings>("# nothing\n").unwrap(), Settings::default());
     }
 
     #[test]
     fn the_example_file_shows_every_key_with_its_default() {
         let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../conf/sluicegate.yaml")).unwrap();
-        assert_eq!(Settings::parse(&text).unwrap(), Settings::default());
+        assert_eq!(parse::<Settings>(&text).unwrap(), Settings::default());
         let value = serde_json::to_value(Settings::default()).unwrap();
         for key in value.as_object().unwrap().keys() {
             assert!(text.contains(&format!("{key}:")), "conf/sluicegate.yaml lacks {key}");
@@ -311,7 +263,7 @@ mod tests {
             ("timeouts: {connect: 0}", "timeouts"),
             ("a: b: c", "line 1"),
         ] {
-            let error = Settings::parse(text).unwrap_err().to_string();
+            let error = parse::<Settings>(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
     }

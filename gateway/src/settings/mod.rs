@@ -1,27 +1,18 @@
 //! Settings of the gateway: defaults, below the file, below the flags. Parsed and judged once, at the start.
 
 mod file;
-mod unknown;
 
 use std::fmt;
 use std::path::PathBuf;
 
-pub use file::{AccessLogSettings, LogFormat, LogSettings, Settings, TimeoutSettings};
+pub use file::{AccessLogSettings, Settings, TimeoutSettings};
+pub use sluicegate_process::settings::{SettingsFile, read};
+pub use sluicegate_process::{LogFormat, LogSettings, SettingsError};
 
 use sluicegate_snapshot::settings::ClassSettings;
 use sluicegate_snapshot::{BackendKey, Mode, ObjectKey};
 
-/// A setting that cannot be used: names where it stands, and what is expected there.
-#[derive(Debug)]
-pub struct SettingsError(pub String);
-
-impl fmt::Display for SettingsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for SettingsError {}
+use crate::stream::ControllerUrl;
 
 /// Where the default certificate comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +52,14 @@ impl Settings {
         self.default_certificate.as_deref().map(DefaultCertificate::parse).transpose()
     }
 
+    /// The controllers to follow.
+    ///
+    /// # Errors
+    /// One of them is no URL that can be used.
+    pub fn controller_urls(&self) -> Result<Vec<ControllerUrl>, SettingsError> {
+        self.controllers.iter().map(|text| text.parse().map_err(SettingsError)).collect()
+    }
+
     /// The part of the settings that compile gets.
     ///
     /// # Errors
@@ -90,6 +89,7 @@ impl Settings {
                 _ => None,
             },
             default_backend,
+            guarded: false,
             defaults: ClassSettings {
                 ssl_redirect: self.ssl_redirect,
                 reject_encoded_slashes: self.reject_encoded_slashes,

@@ -13,6 +13,7 @@ mod manifests;
 mod observe;
 mod pki;
 mod routing;
+mod routing_rows;
 mod state;
 mod tls;
 mod traffic;

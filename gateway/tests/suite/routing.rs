@@ -1,7 +1,6 @@
 //! The routing spec, through the gateway's phases in process, and over sockets.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
 
 use http::{HeaderMap, HeaderName};
 use serde_json::{Value, json};
@@ -12,42 +11,16 @@ use sluicegate::table::{GatewayBind, Table};
 use sluicegate::upstream::probe::Prober;
 use sluicegate::upstream::resolve::Resolver;
 use sluicegate::upstream::{BoundBackend, Registry};
-use sluicegate_snapshot::model::{Resource, Route};
+use sluicegate_snapshot::model::Route;
 use sluicegate_snapshot::replica::Replica;
 use sluicegate_snapshot::{Delta, Edit, Mode, World};
 
 use crate::backends::echo_on;
-use crate::client;
 use crate::harness::Start;
+use crate::routing_rows::{Names, agrees, over_socket};
 use crate::spec::{Outcome, Row, SpecFile};
 
-/// The files of the ConfigMaps of a spec file, as `namespace/name key`.
-struct Files(BTreeMap<String, Vec<u8>>);
-
-impl Files {
-    fn of(spec: &SpecFile) -> Files {
-        let mut world = World::new(spec.settings());
-        world.apply(spec.objects().into_iter().map(Edit::Put));
-        let contents = world.snapshot().contents.iter().filter_map(|(key, content)| Some((key, content.value()?)));
-        let files = contents.flat_map(|(map, content)| {
-            content.files.iter().map(move |(key, file)| (format!("{map} {key}"), file.bytes.to_vec()))
-        });
-        Files(files.collect())
-    }
-
-    /// Which file these bytes are; for HEAD, and where several are equal, the one that the row names.
-    fn name_of(&self, row: &Row, body: &[u8]) -> String {
-        if let Outcome::File(name) = &row.outcome
-            && self.0.get(name).is_some_and(|bytes| row.method == "HEAD" || bytes == body)
-        {
-            return name.clone();
-        }
-        let found = self.0.iter().find(|(_, bytes)| *bytes == body);
-        found.map_or_else(|| "no file of the spec".to_owned(), |(name, _)| name.clone())
-    }
-}
-
-fn outcome(row: &Row, route: Option<&Route>, verdict: &Verdict, target: Option<String>, files: &Files) -> Outcome {
+fn outcome(row: &Row, route: Option<&Route>, verdict: &Verdict, target: Option<String>, names: &Names) -> Outcome {
     match verdict {
         Verdict::Forward(backend) => {
             let route = route.expect("a forwarded request has a route");
@@ -62,7 +35,7 @@ fn outcome(row: &Row, route: Option<&Route>, verdict: &Verdict, target: Option<S
         Verdict::Reply(reply) if reply.reason == Reason::TlsRedirect => {
             Outcome::Redirect(reply.location.clone().unwrap_or_default())
         }
-        Verdict::Reply(Reply { content: Some(content), .. }) => Outcome::File(files.name_of(row, &content.body)),
+        Verdict::Reply(Reply { content: Some(content), .. }) => Outcome::File(names.file(row, &content.body)),
         Verdict::Reply(reply) => Outcome::Reply(reply.reason.status(), reply.reason.to_string()),
     }
 }
@@ -77,30 +50,17 @@ impl CloneKey for BoundBackend {
     }
 }
 
-/// Whether what was found is what the row says; what the row leaves out may be anything.
-fn agrees(expected: &Outcome, found: &Outcome) -> bool {
-    let open = |expected: &Option<String>, found: &Option<String>| expected.is_none() || expected == found;
-    match (expected, found) {
-        (
-            Outcome::Backend { backend: a, path: b, path_type: c, ingress: d, forwarded: e },
-            Outcome::Backend { backend: v, path: w, path_type: x, ingress: y, forwarded: z },
-        ) => a == v && open(b, w) && open(c, x) && open(d, y) && open(e, z),
-        _ => expected == found,
-    }
-}
-
 #[test]
 fn every_row_in_process() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _guard = runtime.enter();
     let mut wrong = Vec::new();
     for (file, spec) in SpecFile::all() {
-        let files = Files::of(&spec);
+        let names = Names::of(spec.settings(), spec.objects());
         let mut world = World::new(spec.settings());
         world.apply(spec.objects().into_iter().map(Edit::Put));
         let control = runtime.handle().clone();
-        let mut bind =
-            GatewayBind { registry: Registry::new(Resolver::new(None, control.clone()), Prober::new(control)) };
+        let mut bind = GatewayBind::new(Registry::new(Resolver::new(None, control.clone()), Prober::new(control)));
         let change = Replica::default().apply(&Delta::full(world.snapshot()));
         let table = Table::default().apply(&change, &mut bind);
         for row in spec.rows() {
@@ -124,7 +84,7 @@ fn every_row_in_process() {
                 Err(reason) => Outcome::Reply(reason.status(), reason.to_string()),
                 Ok(canonical) => {
                     let (route, verdict) = admit::admit(&table, &head, &canonical);
-                    outcome(&row, route.as_deref(), &verdict, String::from_utf8(canonical.target()).ok(), &files)
+                    outcome(&row, route.as_deref(), &verdict, String::from_utf8(canonical.target()).ok(), &names)
                 }
             };
             if !agrees(&row.outcome, &found) {
@@ -133,16 +93,6 @@ fn every_row_in_process() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-}
-
-/// Endpoints of every backend of a file, as compile gives them.
-fn endpoints(spec: &SpecFile) -> BTreeMap<String, BTreeSet<SocketAddr>> {
-    let mut world = World::new(spec.settings());
-    world.apply(spec.objects().into_iter().map(Edit::Put));
-    let of = |resource: &Resource<sluicegate_snapshot::model::Backend>| {
-        resource.value().map(|backend| backend.endpoints.iter().copied().collect())
-    };
-    world.snapshot().backends.iter().filter_map(|(key, resource)| Some((key.to_string(), of(resource)?))).collect()
 }
 
 fn settings_of(spec: &SpecFile) -> Settings {
@@ -163,12 +113,12 @@ fn settings_of(spec: &SpecFile) -> Settings {
 fn every_row_over_sockets() {
     let (mut listening, mut wrong) = (BTreeSet::new(), Vec::new());
     for (file, spec) in SpecFile::all() {
-        // The gateway with files is the standalone mode; cluster mode over sockets comes with the controller.
+        // The gateway with files is the standalone mode; the controller's tests run cluster mode over sockets.
         if spec.mode == Mode::Cluster {
             continue;
         }
-        let endpoints = endpoints(&spec);
-        for address in endpoints.values().flatten() {
+        let names = Names::of(spec.settings(), spec.objects());
+        for address in names.endpoints.values().flatten() {
             if listening.insert(*address) {
                 echo_on(*address);
             }
@@ -188,67 +138,14 @@ fn every_row_over_sockets() {
             start = start.set(key, settings[key].clone());
         }
         let gateway = start.set("accessLog", json!({"enabled": false})).ready();
-        let files = Files::of(&spec);
         for row in spec.rows() {
-            let found = over_socket(&row, &gateway, &endpoints, &files);
+            let found = over_socket(&row, (gateway.http, gateway.https), &names);
             if !agrees(&row.outcome, &found) {
                 wrong.push(format!("{}: {}: found {found:?}", file.display(), row.text));
             }
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-}
-
-fn over_socket(
-    row: &Row,
-    gateway: &crate::harness::Gateway,
-    endpoints: &BTreeMap<String, BTreeSet<SocketAddr>>,
-    files: &Files,
-) -> Outcome {
-    let host = row.host().to_owned();
-    let fields: Vec<(&str, &str)> = row
-        .headers
-        .iter()
-        .filter(|(name, _)| !name.eq_ignore_ascii_case("host"))
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
-    let fields = [fields.as_slice(), &[("Connection", "close")]].concat();
-    let response = if row.https {
-        client::Tls::new().connect(gateway.https, Some(&row.authority)).request(
-            &row.method,
-            &host,
-            &row.target,
-            &fields,
-        )
-    } else {
-        client::request(gateway.http, &row.method, &host, &row.target, &fields)
-    };
-    if let Some(backend) = response.header("x-echo") {
-        let address: SocketAddr = backend.parse().unwrap();
-        let route = response.header("sluicegate-route").expect("debugHeader is on");
-        assert!(route.contains(";version="), "{route}");
-        let part =
-            |key: &str| route.split(';').find_map(|part| part.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned);
-        let forwarded =
-            if row.method == "HEAD" { None } else { Some(response.json()["target"].as_str().unwrap().to_owned()) };
-        return Outcome::Backend {
-            backend: endpoints
-                .iter()
-                .find(|(_, addresses)| addresses.contains(&address))
-                .expect("a known endpoint")
-                .0
-                .clone(),
-            path: part("path"),
-            path_type: part("type"),
-            ingress: route.split(';').next().filter(|ingress| *ingress != "-").map(str::to_owned),
-            forwarded,
-        };
-    }
-    match (response.status, response.header("sluicegate-reason"), response.header("location")) {
-        (308, _, Some(location)) => Outcome::Redirect(location.to_owned()),
-        (200, None, _) if response.header("etag").is_some() => Outcome::File(files.name_of(row, &response.body)),
-        (status, reason, _) => Outcome::Reply(status, reason.unwrap_or_default().to_owned()),
-    }
 }
 
 #[test]

@@ -85,6 +85,11 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// Name of its class; empty where it has none.
+    pub fn class(&self) -> &Arc<str> {
+        &self.class
+    }
+
     /// Judges an Ingress. `None` where it is not ours; then nothing but the diagnostics remains of it.
     pub fn of(ingress: &IngressFacts, membership: &Membership, store: &Store) -> (Option<Claims>, Vec<Diagnostic>) {
         let object = ObjectRef::new(Kind::Ingress, &ingress.key);

@@ -182,9 +182,13 @@ fn with_parameters(
     };
     let key = ObjectKey::new(namespace.clone(), parameters.name.clone());
     let Some(config_map) = store.config_maps.get(&key) else {
-        let message = format!("ConfigMap {key} does not exist; the class has the global settings");
-        let reason = DiagnosticReason::ClassParametersNotFound;
-        diagnostics.push(Diagnostic::new(object, reason, "spec.parameters.name", message));
+        let instead = "the class has the global settings";
+        let absent =
+            || Some((DiagnosticReason::ClassParametersNotFound, format!("ConfigMap {key} does not exist; {instead}")));
+        let problem = store.unknown(Kind::ConfigMap, &key).map_or_else(absent, |unknown| unknown.problem(instead));
+        let diagnostic =
+            problem.map(|(reason, message)| Diagnostic::new(object.clone(), reason, "spec.parameters.name", message));
+        diagnostics.extend(diagnostic);
         return global.clone();
     };
     let (settings, problems) = global.overlaid(&config_map.data, SetBy::Class);

@@ -6,6 +6,7 @@
 //! function of the objects, settings and mode alone: applying edits one by one, in any order, and applying their sum to
 //! an empty world give equal snapshots and diagnostics (`tests/suite/incremental.rs`).
 
+mod access;
 mod backend;
 mod claims;
 mod class;
@@ -19,6 +20,7 @@ mod tls;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use access::{Access, READER_ROLE};
 pub use status::{IngressPoint, PortStatus, PublishAddress};
 
 use claims::{Claims, Reference};
@@ -26,7 +28,7 @@ use class::{ClassRef, Classes};
 use store::{Index, Store};
 
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
-use crate::facts::{Facts, Object, ServiceFacts, ServiceKind};
+use crate::facts::{Facts, Object, ServiceFacts, ServiceKind, Trimmed};
 use crate::key::{BackendKey, HostPattern, Kind, ObjectKey, ObjectRef, ServicePort};
 use crate::model::{Delta, Globals, PathType, Resource, Route, Snapshot, Target, Version};
 use crate::settings::{Mode, Settings};
@@ -36,8 +38,14 @@ use crate::settings::{Mode, Settings};
 pub enum Edit {
     /// An object is there, with this content.
     Put(Object),
+    /// The same, trimmed already.
+    PutTrimmed(Trimmed),
     /// An object is gone.
     Remove(Kind, ObjectKey),
+    /// What is known of the Secrets or ConfigMaps of a namespace. Without [`Settings::guarded`] it changes nothing.
+    Access(Kind, Arc<str>, Access),
+    /// The objects of a kind are known up to this `resourceVersion`, as a list or a bookmark says.
+    Seen(Kind, u64),
 }
 
 /// What a batch of edits did.
@@ -101,7 +109,7 @@ pub struct World {
 impl World {
     /// An empty world.
     pub fn new(settings: Settings) -> Self {
-        let store = Store::default();
+        let store = Store { guarded: settings.guarded, ..Store::default() };
         let (classes, _) = Classes::build(&store, &settings);
         let mut world = World {
             settings,
@@ -166,6 +174,16 @@ impl World {
         Some(status::build(addresses, has_tls, diagnostics.iter().map(|diagnostic| diagnostic.reason)))
     }
 
+    /// Name of the class of an Ingress, empty where it has none; `None` where it is not ours.
+    pub fn class_of(&self, ingress: &ObjectKey) -> Option<&Arc<str>> {
+        Some(self.claims.get(ingress)?.class())
+    }
+
+    /// Every Ingress, ours or not.
+    pub fn ingresses(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.store.ingresses.keys()
+    }
+
     /// Whether the world has an object, used or not.
     pub fn knows(&self, kind: Kind, key: &ObjectKey) -> bool {
         self.store.contains(kind, key)
@@ -191,15 +209,15 @@ impl World {
     /// Stores one edit and marks what depends on the object directly.
     fn take(&mut self, edit: Edit, dirty: &mut Dirty, diagnosed: &mut BTreeSet<ObjectRef>) {
         let (kind, key, facts, diagnostics) = match edit {
-            Edit::Put(object) => {
-                let (facts, mut diagnostics) = object.facts();
-                let version = object.metadata().resource_version.as_deref().and_then(|text| text.parse::<u64>().ok());
-                let highest = self.resource_versions.entry(facts.kind()).or_default();
-                *highest = (*highest).max(version.unwrap_or(0));
+            Edit::Put(object) => return self.take(Edit::PutTrimmed(object.trim()), dirty, diagnosed),
+            Edit::PutTrimmed(Trimmed { facts, mut diagnostics, resource_version }) => {
+                self.see(facts.kind(), resource_version);
                 diagnostics.extend(self.judge_mode(&facts));
                 (facts.kind(), facts.key().clone(), Some(facts), diagnostics)
             }
             Edit::Remove(kind, key) => (kind, key, None, Vec::new()),
+            Edit::Access(kind, namespace, access) => return self.take_access(kind, namespace, access, dirty),
+            Edit::Seen(kind, version) => return self.see(kind, version),
         };
         self.diagnose(Origin::Object(kind, key.clone()), diagnostics, diagnosed);
         let Some(change) = self.store.put(kind, &key, facts.as_ref()) else { return };
@@ -224,6 +242,11 @@ impl World {
                 dirty.contents.insert(key);
             }
         }
+    }
+
+    fn see(&mut self, kind: Kind, version: u64) {
+        let highest = self.resource_versions.entry(kind).or_default();
+        *highest = (*highest).max(version);
     }
 
     /// What an object may not say in this mode: endpoints by annotation are for files only (and have to be readable there),
@@ -465,7 +488,10 @@ impl World {
         }
         for key in &dirty.contents {
             let config_map = self.store.config_maps.get(key).filter(|_| self.by_content.contains(key));
-            let new = config_map.map(|config_map| content::build(config_map, self.settings.mode));
+            let unknown = || self.store.unknown(Kind::ConfigMap, key).filter(|_| self.by_content.contains(key));
+            let new = config_map
+                .map(|config_map| content::build(config_map, self.settings.mode))
+                .or_else(|| unknown().map(|unknown| unknown.resource()));
             if self.snapshot.contents.get(key) != new.as_ref() {
                 dirty.references.extend(self.by_content.of(key).cloned());
                 delta.contents.insert(key.clone(), new);
@@ -473,10 +499,12 @@ impl World {
         }
         for key in &dirty.certificates {
             let used = self.by_secret.contains(key) || self.settings.default_certificate.as_ref() == Some(key);
-            let new = self.store.secrets.get(key).filter(|_| used).map(|secret| match &secret.certificate {
+            let known = self.store.secrets.get(key).filter(|_| used).map(|secret| match &secret.certificate {
                 Ok(certificate) => Resource::Valid(certificate.clone()),
                 Err(problem) => Resource::invalid(problem.reason()),
             });
+            let unknown = || self.store.unknown(Kind::Secret, key).filter(|_| used);
+            let new = known.or_else(|| unknown().map(|unknown| unknown.resource()));
             if self.snapshot.certificates.get(key) != new.as_ref() {
                 delta.certificates.insert(key.clone(), new);
             }

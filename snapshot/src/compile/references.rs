@@ -14,7 +14,7 @@ pub fn diagnose(claims: &Claims, store: &Store, snapshot: &Snapshot) -> Vec<Diag
     for (reference, field) in &claims.references {
         let problem = match reference {
             Reference::Backend(key) => backend(key, snapshot),
-            Reference::Content(key) => content(key, snapshot),
+            Reference::Content(key) => content(key, store, snapshot),
             Reference::Secret(key) => secret(key, store),
         };
         if let Some((reason, message)) = problem {
@@ -43,8 +43,13 @@ pub fn diagnose_settings(settings: &Settings, store: &Store, snapshot: &Snapshot
     if let Some(key) = &settings.config_map
         && !store.config_maps.contains_key(key)
     {
-        let message = format!("ConfigMap {key} does not exist; the settings of the configuration file are used");
-        report(Kind::ConfigMap, key, "configmap", (DiagnosticReason::ConfigMapNotFound, message));
+        let instead = "the settings of the configuration file are used";
+        let absent =
+            || Some((DiagnosticReason::ConfigMapNotFound, format!("ConfigMap {key} does not exist; {instead}")));
+        let problem = store.unknown(Kind::ConfigMap, key).map_or_else(absent, |unknown| unknown.problem(instead));
+        if let Some(problem) = problem {
+            report(Kind::ConfigMap, key, "configmap", problem);
+        }
     }
     diagnostics
 }
@@ -88,7 +93,11 @@ fn backend(key: &BackendKey, snapshot: &Snapshot) -> Option<(DiagnosticReason, S
     })
 }
 
-fn content(key: &ObjectKey, snapshot: &Snapshot) -> Option<(DiagnosticReason, String)> {
+fn content(key: &ObjectKey, store: &Store, snapshot: &Snapshot) -> Option<(DiagnosticReason, String)> {
+    let known = store.config_maps.contains_key(key);
+    if let Some(unknown) = store.unknown(Kind::ConfigMap, key).filter(|_| !known) {
+        return unknown.problem("what worked before stays in force, else requests are answered with 503");
+    }
     match snapshot.contents.get(key) {
         None => Some((
             DiagnosticReason::ConfigMapNotFound,
@@ -107,6 +116,9 @@ fn content(key: &ObjectKey, snapshot: &Snapshot) -> Option<(DiagnosticReason, St
 /// Why a Secret gives no certificate.
 pub fn secret(key: &ObjectKey, store: &Store) -> Option<(DiagnosticReason, String)> {
     let Some(facts) = store.secrets.get(key) else {
+        if let Some(unknown) = store.unknown(Kind::Secret, key) {
+            return unknown.problem("the last good certificate stays in force, else the default certificate is served");
+        }
         let message = format!("Secret {key} does not exist; the default certificate is served");
         return Some((DiagnosticReason::SecretNotFound, message));
     };

@@ -58,6 +58,7 @@ pub fn build(
 fn port_error(reason: DiagnosticReason) -> Option<&'static str> {
     match reason {
         DiagnosticReason::SecretNotFound | DiagnosticReason::SecretIncomplete => Some("CertificateMissing"),
+        DiagnosticReason::SecretAccessDenied => Some("SecretAccessDenied"),
         DiagnosticReason::CertificateInvalid => Some("CertificateInvalid"),
         DiagnosticReason::CertificateKeyMismatch => Some("CertificateKeyMismatch"),
         DiagnosticReason::CertificateHostMismatch => Some("CertificateHostMismatch"),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::Access;
 use crate::facts::{ClassFacts, ConfigMapFacts, Facts, IngressFacts, SecretFacts, ServiceFacts, SliceFacts};
 use crate::key::{Kind, ObjectKey};
 
@@ -23,6 +24,10 @@ pub struct Store {
     pub config_maps: BTreeMap<ObjectKey, Arc<ConfigMapFacts>>,
     /// EndpointSlices by their Service.
     pub slices_of: Index<ObjectKey, ObjectKey>,
+    /// Secrets and ConfigMaps are unknown where `access` does not say otherwise.
+    pub guarded: bool,
+    /// What is known of a kind in a namespace.
+    pub access: BTreeMap<(Kind, Arc<str>), Access>,
 }
 
 /// A multimap: who depends on what. Nearly every key has one dependant, which costs no set of its own.

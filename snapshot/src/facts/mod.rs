@@ -72,6 +72,17 @@ impl Facts {
     }
 }
 
+/// All that remains of an API object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trimmed {
+    /// What has a meaning here.
+    pub facts: Facts,
+    /// What is wrong about it alone.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Its `resourceVersion`, 0 where it has none.
+    pub resource_version: u64,
+}
+
 /// An API object on its way to [`Facts`]. Prints as its kind and key, never with its content: it may be a Secret.
 #[derive(Clone)]
 pub enum Object {
@@ -104,6 +115,13 @@ impl std::fmt::Debug for Object {
 }
 
 impl Object {
+    /// Trims the object, so that it can be kept.
+    pub fn trim(&self) -> Trimmed {
+        let (facts, diagnostics) = self.facts();
+        let version = self.metadata().resource_version.as_deref().and_then(|text| text.parse::<u64>().ok());
+        Trimmed { facts, diagnostics, resource_version: version.unwrap_or(0) }
+    }
+
     /// Trims the object to its facts; also returns what is wrong about it alone.
     pub fn facts(&self) -> (Facts, Vec<Diagnostic>) {
         match self {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use sluicegate_snapshot::compile::Access;
 use sluicegate_snapshot::model::Certificate;
 use sluicegate_snapshot::replica::Replica;
 use sluicegate_snapshot::table::{RouteTable, ServerName, Unbound};
@@ -155,23 +156,37 @@ fn anything() -> impl Strategy<Value = Value> {
     prop_oneof![6 => ingress(), 3 => service(), 3 => slice(), 1 => class(), 1 => config_map(), 1 => secret()]
 }
 
-/// Puts, and for some of them a later removal.
-fn edits() -> impl Strategy<Value = Vec<Edit>> {
-    prop::collection::vec((anything(), 0..5u8), 1..25).prop_map(|steps| {
-        steps
-            .into_iter()
-            .map(|(value, action)| {
-                let object = objects::object(value);
-                let (facts, _) = object.facts();
-                if action == 0 { Edit::Remove(facts.kind(), facts.key().clone()) } else { Edit::Put(object) }
-            })
-            .collect()
-    })
+/// What becomes known of a namespace's Secrets or ConfigMaps.
+fn access() -> impl Strategy<Value = Edit> {
+    let access = prop_oneof![
+        1 => Just(Access::Pending),
+        4 => Just(Access::Granted),
+        2 => Just(Access::Denied { user: Some("system:serviceaccount:a:b".into()) }),
+    ];
+    let kind = prop_oneof![Just(Kind::Secret), Just(Kind::ConfigMap)];
+    (kind, pick(&["n1", "n2"]), access)
+        .prop_map(|(kind, namespace, access)| Edit::Access(kind, namespace.into(), access))
+}
+
+/// Puts, for some of them a later removal, and now and then an answer about access.
+pub fn edits() -> impl Strategy<Value = Vec<Edit>> {
+    let object = (anything(), 0..5u8).prop_map(|(value, action)| {
+        let object = objects::object(value);
+        let (facts, _) = object.facts();
+        match action {
+            0 => Edit::Remove(facts.kind(), facts.key().clone()),
+            1 => Edit::PutTrimmed(object.trim()),
+            _ => Edit::Put(object),
+        }
+    });
+    prop::collection::vec(prop_oneof![9 => object, 1 => access()], 1..25)
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    (any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of(Just(Arc::from("ours")))).prop_map(
-        |(cluster, configured, classless, class)| Settings {
+    let class = prop::option::of(Just(Arc::from("ours")));
+    (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), class).prop_map(
+        |(cluster, configured, classless, guarded, class)| Settings {
+            guarded,
             mode: if cluster { Mode::Cluster } else { Mode::Standalone },
             ingress_class: class,
             watch_without_class: classless,
@@ -192,11 +207,15 @@ fn remaining(script: &[Edit]) -> Vec<Edit> {
                 let (facts, _) = object.facts();
                 (facts.kind(), facts.key().clone())
             }
+            Edit::PutTrimmed(object) => (object.facts.kind(), object.facts.key().clone()),
             Edit::Remove(kind, key) => (*kind, key.clone()),
+            // No object has such a name.
+            Edit::Access(kind, namespace, _) => (*kind, ObjectKey::new(namespace.clone(), "")),
+            Edit::Seen(..) => continue,
         };
         last.insert(identity, edit.clone());
     }
-    last.into_values().filter(|edit| matches!(edit, Edit::Put(_))).rev().collect()
+    last.into_values().filter(|edit| !matches!(edit, Edit::Remove(..))).rev().collect()
 }
 
 proptest! {

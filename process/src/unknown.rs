@@ -2,12 +2,12 @@
 
 use serde_json::Value;
 
-use super::Settings;
+use crate::settings::SettingsFile;
 
 /// Names the key and, where one is near, the key that was probably meant.
-pub(super) fn message(key: &str) -> String {
+pub(crate) fn message<T: SettingsFile>(key: &str) -> String {
     let mut known = Vec::new();
-    if let Ok(defaults) = serde_json::to_value(Settings::default()) {
+    if let Ok(defaults) = serde_json::to_value(T::default()) {
         collect(&defaults, "", &mut known);
     }
     let distance = |candidate: &String| strsim::damerau_levenshtein(key, candidate);
@@ -15,7 +15,7 @@ pub(super) fn message(key: &str) -> String {
         Some(nearest) if distance(nearest) <= 1 + key.len() / 4 => {
             format!("unknown key `{key}`; did you mean `{nearest}`?")
         }
-        _ => format!("unknown key `{key}`; conf/sluicegate.yaml lists the known ones"),
+        _ => format!("unknown key `{key}`; {} lists the known ones", T::EXAMPLE),
     }
 }
 

@@ -1,0 +1,152 @@
+//! Delivery to gateways: what is published, and the server that streams it.
+
+mod server;
+mod session;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use sluicegate_snapshot::model::{Digest, Version};
+use sluicegate_snapshot::wire::{Cursor, Frame, Journal, Next, Refused, Update};
+use sluicegate_snapshot::{Delta, Snapshot};
+use tokio::sync::watch;
+
+pub use server::serve;
+
+/// The snapshot that gateways get, with its last changes. Changes are encoded once; a gateway that reads slowly costs nothing
+/// but its position.
+pub struct Publication {
+    current: Mutex<Option<Current>>,
+    /// Raised at every change, so that sessions look.
+    changes: watch::Sender<u64>,
+    gateways: Mutex<BTreeMap<u64, Gateway>>,
+    next_gateway: AtomicU64,
+}
+
+struct Current {
+    snapshot: Snapshot,
+    journal: Journal,
+}
+
+/// A connected gateway, for people and metrics.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Gateway {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it connects from.
+    pub peer: SocketAddr,
+    /// Version of its program.
+    pub program: Arc<str>,
+    /// What it has in force.
+    pub acknowledged: Option<Version>,
+    /// What it cannot use.
+    pub refused: Vec<Refused>,
+}
+
+impl Default for Publication {
+    fn default() -> Self {
+        Publication {
+            current: Mutex::new(None),
+            changes: watch::Sender::new(0),
+            gateways: Mutex::default(),
+            next_gateway: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Publication {
+    fn lock(&self) -> MutexGuard<'_, Option<Current>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to publish.
+    pub fn start(&self, snapshot: Snapshot) {
+        *self.lock() = Some(Current { snapshot, journal: Journal::default() });
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Publishes a change; costs O(change). One that changes nothing but the version goes out with the next heartbeat.
+    pub fn update(&self, delta: &Delta) {
+        let frame = (!delta.is_empty()).then(|| {
+            let base = self.lock().as_ref().map(|current| current.snapshot.version.digest);
+            Frame::Update(Box::new(Update::new(base, delta.clone()))).encode()
+        });
+        let mut current = self.lock();
+        let Some(current) = &mut *current else { return };
+        let base = current.snapshot.version.digest;
+        current.snapshot.apply(delta);
+        match frame {
+            None => return,
+            Some(Some(frame)) => current.journal.push(base, frame.into()),
+            Some(None) => current.journal.clear(),
+        }
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// The version that is published; `None`: nothing is yet.
+    pub fn version(&self) -> Option<Version> {
+        self.lock().as_ref().map(|current| current.snapshot.version.clone())
+    }
+
+    /// The published snapshot. Costs O(resources).
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        self.lock().as_ref().map(|current| current.snapshot.clone())
+    }
+
+    /// Where somebody can go on who has this content; `None`: everything is needed.
+    fn find(&self, have: Digest) -> Option<Cursor> {
+        let current = self.lock();
+        let current = current.as_ref()?;
+        current.journal.find(have, current.snapshot.version.digest)
+    }
+
+    fn next(&self, cursor: Cursor) -> Next {
+        self.lock().as_ref().map_or(Next::Nothing, |current| current.journal.read(cursor))
+    }
+
+    /// Everything, and the position after it.
+    fn everything(&self) -> Option<(Snapshot, Cursor)> {
+        let current = self.lock();
+        let current = current.as_ref()?;
+        Some((current.snapshot.clone(), current.journal.end()))
+    }
+
+    /// The connected gateways.
+    pub fn gateways(&self) -> Vec<Gateway> {
+        self.gateways.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn enter(self: &Arc<Self>, gateway: Gateway) -> Entered {
+        let id = self.next_gateway.fetch_add(1, Ordering::Relaxed);
+        self.gateways.lock().unwrap_or_else(PoisonError::into_inner).insert(id, gateway);
+        Entered { publication: self.clone(), id }
+    }
+}
+
+/// A gateway in the list, for as long as its session lives.
+struct Entered {
+    publication: Arc<Publication>,
+    id: u64,
+}
+
+impl Entered {
+    fn acknowledge(&self, version: Version, refused: Vec<Refused>) {
+        let mut gateways = self.publication.gateways.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gateway) = gateways.get_mut(&self.id) {
+            gateway.acknowledged = Some(version);
+            // What was refused once is refused until the Secret changes, which the gateway then says again.
+            gateway.refused.retain(|known| !refused.iter().any(|new| new.secret == known.secret));
+            gateway.refused.extend(refused);
+        }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.publication.gateways.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}

@@ -1,0 +1,196 @@
+//! One gateway's stream.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::SendStream;
+use sluicegate_process::frames::{Frames, StreamError, send, send_bytes};
+use sluicegate_snapshot::wire::{
+    Cursor, Frame, FullBegin, FullEnd, HEARTBEAT_SECONDS, Heartbeat, Hello, Next, SILENCE_SECONDS, Update, WIRE,
+    Welcome,
+};
+use sluicegate_snapshot::{Delta, Snapshot};
+use tokio::time::{interval, sleep, timeout};
+
+use super::server::Streams;
+use super::{Entered, Gateway, Publication};
+use crate::metrics::Metrics;
+
+/// Resources in one part of a full sync.
+const PART: usize = 128;
+
+const SILENCE: Duration = Duration::from_secs(SILENCE_SECONDS);
+
+/// Serves a gateway until it goes.
+pub(super) async fn run(streams: Streams, peer: SocketAddr, publication: Arc<Publication>, metrics: &Metrics) {
+    let mut frames = Frames::of(streams.receive);
+    let Ok(Ok(Some(Frame::Hello(hello)))) = timeout(SILENCE, frames.next()).await else {
+        return tracing::debug!(%peer, "no hello on the publish address");
+    };
+    tracing::info!(gateway = %hello.gateway, %peer, program = %hello.program, "gateway connected");
+    let gateway = Gateway {
+        name: hello.gateway.clone(),
+        peer,
+        program: hello.program.clone(),
+        acknowledged: None,
+        refused: Vec::new(),
+    };
+    let entered = publication.enter(gateway);
+    let mut session = Session { send: streams.send, publication: publication.clone(), metrics, entered, cursor: None };
+    let why = match session.serve(&hello, frames).await {
+        Ok(()) => "it closed the stream".to_owned(),
+        Err(why) => why,
+    };
+    tracing::info!(gateway = %hello.gateway, %peer, "gateway gone: {why}");
+}
+
+struct Session<'a> {
+    send: SendStream<Bytes>,
+    publication: Arc<Publication>,
+    metrics: &'a Metrics,
+    entered: Entered,
+    /// Where it is in the journal; `None`: it needs everything.
+    cursor: Option<Cursor>,
+}
+
+impl Session<'_> {
+    async fn serve(&mut self, hello: &Hello, mut frames: Frames) -> Result<(), String> {
+        let welcome = Welcome {
+            wire: WIRE,
+            controller: rustix::system::uname().nodename().to_string_lossy().into(),
+            program: env!("CARGO_PKG_VERSION").into(),
+        };
+        self.send(&Frame::Welcome(welcome)).await?;
+        if hello.wire != WIRE {
+            // A clean end, so that the welcome, which says what is spoken here, is not cut off.
+            let _ = self.send.send_data(Bytes::new(), true);
+            return Err(format!("it speaks version {} of the stream, this controller version {WIRE}", hello.wire));
+        }
+        let mut changes = self.publication.changes.subscribe();
+        let mut has_resumed = false;
+        let mut ticks = interval(Duration::from_secs(HEARTBEAT_SECONDS));
+        let mut heard = Instant::now();
+        loop {
+            // A gateway that came before anything was published resumes when there is something.
+            if !has_resumed && self.publication.version().is_some() {
+                has_resumed = true;
+                let have = hello.have.as_ref().filter(|_| !hello.lacks_keys);
+                self.cursor = have.and_then(|have| self.publication.find(have.digest));
+                self.heartbeat().await?;
+            }
+            if has_resumed {
+                self.send_news().await?;
+            }
+            tokio::select! {
+                frame = frames.next() => match frame {
+                    Ok(Some(frame)) => {
+                        heard = Instant::now();
+                        self.take(frame);
+                    }
+                    Ok(None) => return Ok(()),
+                    Err(error) => return Err(error.to_string()),
+                },
+                changed = changes.changed() => changed.map_err(|_| "the controller ends".to_owned())?,
+                () = sleep(SILENCE.saturating_sub(heard.elapsed())) => {
+                    return Err(format!("nothing was heard for {SILENCE_SECONDS} s"));
+                }
+                _ = ticks.tick() => self.heartbeat().await?,
+            }
+        }
+    }
+
+    fn take(&mut self, frame: Frame) {
+        match frame {
+            Frame::Ack(ack) => {
+                for refused in &ack.refused {
+                    tracing::warn!(secret = %refused.secret, "a gateway cannot use it: {}", refused.message);
+                }
+                self.entered.acknowledge(ack.version, ack.refused);
+            }
+            Frame::Resync(resync) => {
+                tracing::warn!("a gateway wants everything: {}", resync.why);
+                self.cursor = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends all that the gateway does not have yet.
+    async fn send_news(&mut self) -> Result<(), String> {
+        loop {
+            let Some(cursor) = self.cursor else {
+                self.send_everything().await?;
+                continue;
+            };
+            match self.publication.next(cursor) {
+                Next::Nothing => return Ok(()),
+                Next::Change(frame, next) => {
+                    self.limited(Bytes::from_owner(frame.clone())).await?;
+                    self.metrics.sent_change(frame.len());
+                    self.cursor = Some(next);
+                }
+                Next::Dropped => self.cursor = None,
+            }
+        }
+    }
+
+    async fn send_everything(&mut self) -> Result<(), String> {
+        let Some((snapshot, cursor)) = self.publication.everything() else {
+            return Err("nothing is published".to_owned());
+        };
+        self.metrics.sent_everything();
+        self.send(&Frame::FullBegin(FullBegin { version: snapshot.version.clone() })).await?;
+        for part in parts(&snapshot) {
+            self.send(&Frame::FullPart(Box::new(Update::new(None, part)))).await?;
+        }
+        self.send(&Frame::FullEnd(FullEnd { version: snapshot.version })).await?;
+        self.cursor = Some(cursor);
+        Ok(())
+    }
+
+    async fn heartbeat(&mut self) -> Result<(), String> {
+        let version = self.publication.version();
+        self.send(&Frame::Heartbeat(Heartbeat { version })).await
+    }
+
+    async fn send(&mut self, frame: &Frame) -> Result<(), String> {
+        sent(timeout(SILENCE, send(&mut self.send, frame)).await)
+    }
+
+    async fn limited(&mut self, bytes: Bytes) -> Result<(), String> {
+        sent(timeout(SILENCE, send_bytes(&mut self.send, bytes)).await)
+    }
+}
+
+fn sent(result: Result<Result<(), StreamError>, tokio::time::error::Elapsed>) -> Result<(), String> {
+    match result {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("it reads nothing for {SILENCE_SECONDS} s")),
+    }
+}
+
+/// A snapshot as deltas of a bounded number of resources, made as they are sent.
+fn parts(snapshot: &Snapshot) -> impl Iterator<Item = Delta> {
+    let globals = std::iter::once(Delta { globals: Some(snapshot.globals.clone()), ..Delta::default() });
+    globals
+        .chain(chunks(&snapshot.hosts, |hosts| Delta { hosts, ..Delta::default() }))
+        .chain(chunks(&snapshot.backends, |backends| Delta { backends, ..Delta::default() }))
+        .chain(chunks(&snapshot.contents, |contents| Delta { contents, ..Delta::default() }))
+        .chain(chunks(&snapshot.tls_hosts, |tls_hosts| Delta { tls_hosts, ..Delta::default() }))
+        .chain(chunks(&snapshot.certificates, |certificates| Delta { certificates, ..Delta::default() }))
+}
+
+fn chunks<K: Ord + Clone, V: Clone>(
+    map: &BTreeMap<K, V>,
+    part: impl Fn(BTreeMap<K, Option<V>>) -> Delta,
+) -> impl Iterator<Item = Delta> {
+    let mut entries = map.iter();
+    std::iter::from_fn(move || {
+        let chunk: BTreeMap<K, Option<V>> =
+            entries.by_ref().take(PART).map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
+        (!chunk.is_empty()).then(|| part(chunk))
+    })
+}

@@ -1,0 +1,165 @@
+//! `sluicegate-controller run`: how a controller starts, and how it ends.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{self, JoinHandle};
+
+use sluicegate_process::{EXIT_BIND, EXIT_USAGE, SettingsError, log};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::compile::Compiler;
+use crate::metrics::Metrics;
+use crate::publish::{self, Publication};
+use crate::settings::Settings;
+use crate::shared::Shared;
+use crate::status::{self, Desk, Source};
+use crate::watch::{Needs, News, Watcher, follow_needs};
+use crate::{admin, connect};
+
+/// Libraries that say too much.
+const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tower=warn,kube_client=error";
+
+/// A start that failed: message and exit code.
+struct StartError(String, u8);
+
+impl StartError {
+    fn new(what: &str, error: impl Display) -> Self {
+        StartError(format!("{what}: {error}"), 1)
+    }
+}
+
+impl From<SettingsError> for StartError {
+    fn from(error: SettingsError) -> Self {
+        StartError(error.to_string(), EXIT_USAGE)
+    }
+}
+
+/// Runs a controller until it is told to end.
+pub fn run(settings: &Settings) -> ExitCode {
+    if let Err(error) = log::init(&settings.log, QUIET) {
+        eprintln!("sluicegate-controller: {error}");
+        return ExitCode::from(EXIT_USAGE);
+    }
+    // One thread for the network, one for compiling: neither has more to do than a fraction of a core.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("sluicegate-controller: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(serve(settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(StartError(message, code)) => {
+            eprintln!("sluicegate-controller: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+async fn serve(settings: &Settings) -> Result<(), StartError> {
+    let compile = settings.compile()?;
+    let addresses = settings.addresses()?;
+    let feeds = settings.feeds();
+    let publish_listener = bind("publish", settings.publish).await?;
+    let admin_listener = bind("admin", settings.admin).await?;
+    let metrics_listener = match settings.metrics {
+        Some(address) => Some(bind("metrics", address).await?),
+        None => None,
+    };
+    if !settings.publish.ip().is_loopback() {
+        tracing::warn!(
+            address = %settings.publish,
+            "gateways are served without encryption and authentication: who reaches this address reads the private keys of all certificates. Keep it in a network of its own (NetworkPolicy)"
+        );
+    }
+    let client =
+        connect::client(settings.kubeconfig.as_deref()).await.map_err(|message| StartError(message, EXIT_USAGE))?;
+
+    let metrics = Arc::new(Metrics::new().map_err(|error| StartError::new("metrics", error))?);
+    let publication = Arc::new(Publication::default());
+    let shared = Arc::new(Shared::new(metrics.clone(), publication.clone(), &feeds));
+    let (news, received) = channel();
+    let (needs, needed) = watch::channel(Needs::default());
+    let (writes, written) = mpsc::unbounded_channel();
+    let fixed = match &addresses {
+        Source::Fixed(addresses) => Some(addresses.clone()),
+        Source::None | Source::Service(_) => None,
+    };
+    let desk = Desk::new(fixed, writes);
+    let compiler = Compiler::new(compile, feeds.clone(), publication.clone(), shared.clone(), needs, desk);
+    let spawned = thread::Builder::new().name("compile".to_owned()).spawn(move || compiler.run(&received));
+    let compiler = spawned.map_err(|error| StartError::new("compile thread", error))?;
+
+    let watcher = Watcher {
+        client: client.clone(),
+        news: news.clone(),
+        metrics: metrics.clone(),
+        trouble: shared.trouble.clone(),
+    };
+    for feed in feeds {
+        tokio::spawn(watcher.clone().follow(feed));
+    }
+    tokio::spawn(follow_needs(watcher.clone(), needed));
+    if let Source::Service(service) = addresses {
+        tokio::spawn(status::follow_addresses(watcher, service, shared.clone()));
+    }
+    tokio::spawn(status::write(client, written, metrics.clone()));
+    announce(&[("publish", &publish_listener), ("admin", &admin_listener)], metrics_listener.as_ref());
+    tokio::spawn(admin::serve(admin_listener, shared.clone(), admin::Scope::Admin));
+    if let Some(listener) = metrics_listener {
+        tokio::spawn(admin::serve(listener, shared.clone(), admin::Scope::Metrics));
+    }
+    let gateways = tokio::spawn(publish::serve(publish_listener, publication, metrics));
+    until_end(news, compiler, gateways).await
+}
+
+async fn bind(purpose: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| StartError(format!("{purpose} address {address} cannot be listened on: {error}"), EXIT_BIND))
+}
+
+/// Says where the controller listens; with port 0 in the settings this is the only place to learn the port.
+fn announce(listeners: &[(&str, &TcpListener)], metrics: Option<&TcpListener>) {
+    let metrics = metrics.map(|listener| ("metrics", listener));
+    for (purpose, listener) in listeners.iter().copied().chain(metrics) {
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, purpose, "listening");
+        }
+    }
+}
+
+/// Waits for SIGTERM or SIGINT. Gateways keep what they have and go to another controller, so nothing has to be drained.
+async fn until_end(
+    news: Sender<News>,
+    compiler: JoinHandle<()>,
+    gateways: tokio::task::JoinHandle<()>,
+) -> Result<(), StartError> {
+    let listen = |kind| signal(kind).map_err(|error| StartError::new("signals", error));
+    let (mut terminate, mut interrupt, mut hangup) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
+    let mut health = tokio::time::interval(std::time::Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => tracing::info!("SIGHUP: objects are followed without it; the configuration file is read at the start only"),
+            _ = health.tick() => if compiler.is_finished() {
+                // It ends by a panic only. A controller that compiles no more would look well and be deaf.
+                return Err(StartError("the compile thread has ended: restart the controller, and report this".to_owned(), 1));
+            },
+        }
+    }
+    tracing::info!("ending");
+    gateways.abort();
+    let _ = gateways.await;
+    let _ = news.send(News::Stop);
+    let _ = compiler.join();
+    Ok(())
+}

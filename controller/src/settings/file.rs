@@ -1,0 +1,128 @@
+//! The configuration file (`--config`): YAML, every key optional. `conf/sluicegate-controller.yaml` shows each with its default.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use sluicegate_process::settings::SettingsFile;
+use sluicegate_process::{LogSettings, SettingsError};
+
+/// Every key of the file, with its default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Settings {
+    /// How the API server is reached; absent: the pod's service account, else `KUBECONFIG` or `~/.kube/config`.
+    pub kubeconfig: Option<PathBuf>,
+    /// Where gateways connect.
+    pub publish: SocketAddr,
+    /// Address of the admin listener.
+    pub admin: SocketAddr,
+    /// Address of a second listener with only `/healthz`, `/readyz` and `/metrics`.
+    pub metrics: Option<SocketAddr>,
+    /// Serve this IngressClass only.
+    pub ingress_class: Option<String>,
+    /// Accepted `spec.controller` values besides `sluicegate.dev/ingress-controller`.
+    pub controller_names: Vec<String>,
+    /// Serve Ingresses that name no class.
+    pub watch_without_class: bool,
+    /// Namespaces to watch; empty: all.
+    pub watch_namespaces: Vec<String>,
+    /// Label selector of the Ingresses to serve; absent: all.
+    pub selector: Option<String>,
+    /// Watch Secrets and ConfigMaps in the whole cluster, instead of where a Role allows it.
+    pub watch_secrets_everywhere: bool,
+    /// Service whose addresses are written to statuses: NAMESPACE/NAME.
+    pub publish_service: Option<String>,
+    /// Addresses that are written to statuses: IP addresses or host names.
+    pub publish_addresses: Vec<String>,
+    /// ConfigMap with settings for all classes: NAMESPACE/NAME.
+    pub configmap: Option<String>,
+    /// Secret of the default certificate: NAMESPACE/NAME.
+    pub default_certificate: Option<String>,
+    /// NAMESPACE/SERVICE:PORT for requests that nothing else takes.
+    pub default_backend: Option<String>,
+    /// Redirect plain HTTP to https on hosts with TLS.
+    pub ssl_redirect: bool,
+    /// Answer 400 to paths with `%2F` or `%5C`.
+    pub reject_encoded_slashes: bool,
+    /// Log of the controller itself.
+    pub log: LogSettings,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            kubeconfig: None,
+            publish: SocketAddr::from(([127, 0, 0, 1], 10257)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 10256)),
+            metrics: None,
+            ingress_class: None,
+            controller_names: Vec::new(),
+            watch_without_class: false,
+            watch_namespaces: Vec::new(),
+            selector: None,
+            watch_secrets_everywhere: false,
+            publish_service: None,
+            publish_addresses: Vec::new(),
+            configmap: None,
+            default_certificate: None,
+            default_backend: None,
+            ssl_redirect: true,
+            reject_encoded_slashes: false,
+            log: LogSettings::default(),
+        }
+    }
+}
+
+impl SettingsFile for Settings {
+    const EXAMPLE: &'static str = "conf/sluicegate-controller.yaml";
+
+    fn judge(&self) -> Result<(), SettingsError> {
+        let wrong = |message: &str| Err(SettingsError(message.to_owned()));
+        if self.publish_service.is_some() && !self.publish_addresses.is_empty() {
+            return wrong("publishService and publishAddresses are both given: statuses have one source of addresses");
+        }
+        if self.watch_namespaces.iter().any(|name| name.is_empty() || name.contains('/')) {
+            return wrong("watchNamespaces: each must be the name of a namespace");
+        }
+        self.compile()?;
+        self.addresses()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluicegate_process::settings::parse;
+
+    use super::*;
+
+    #[test]
+    fn the_example_file_shows_every_key_with_its_default() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../conf/sluicegate-controller.yaml");
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(parse::<Settings>(&text).unwrap(), Settings::default());
+        let value = serde_json::to_value(Settings::default()).unwrap();
+        for key in value.as_object().unwrap().keys() {
+            assert!(text.contains(&format!("{key}:")), "conf/sluicegate-controller.yaml lacks {key}");
+        }
+    }
+
+    #[test]
+    fn wrong_keys_and_values_are_named() {
+        for (text, part) in [
+            ("publsh: x", "`publish`"),
+            ("publish: nowhere", "publish"),
+            ("publishService: x", "publishService `x`"),
+            ("publishAddresses: [a b]", "publishAddresses `a b`"),
+            ("{publishService: a/b, publishAddresses: [192.0.2.1]}", "both given"),
+            ("defaultBackend: x", "defaultBackend `x`"),
+            ("defaultCertificate: x", "defaultCertificate `x`"),
+            ("configmap: x", "configmap `x`"),
+            ("watchNamespaces: [a/b]", "watchNamespaces"),
+        ] {
+            let error = parse::<Settings>(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Settings of the controller: defaults, below the file, below the flags. Parsed and judged once, at the start.
+
+mod file;
+
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+pub use file::Settings;
+use sluicegate_process::SettingsError;
+use sluicegate_snapshot::compile::PublishAddress;
+use sluicegate_snapshot::key::is_object_name;
+use sluicegate_snapshot::settings::ClassSettings;
+use sluicegate_snapshot::{BackendKey, Kind, Mode, ObjectKey};
+
+use crate::status::Source;
+use crate::watch::Feed;
+
+impl Settings {
+    /// The part of the settings that compile gets.
+    ///
+    /// # Errors
+    /// A name that cannot be read.
+    pub fn compile(&self) -> Result<sluicegate_snapshot::Settings, SettingsError> {
+        Ok(sluicegate_snapshot::Settings {
+            mode: Mode::Cluster,
+            ingress_class: self.ingress_class.as_deref().map(Into::into),
+            controller_names: self.controller_names.iter().map(|name| name.as_str().into()).collect(),
+            watch_without_class: self.watch_without_class,
+            config_map: object("configmap", self.configmap.as_deref())?,
+            default_certificate: object("defaultCertificate", self.default_certificate.as_deref())?,
+            default_backend: parsed::<BackendKey>("defaultBackend", self.default_backend.as_deref())?,
+            guarded: !self.watch_secrets_everywhere,
+            defaults: ClassSettings {
+                ssl_redirect: self.ssl_redirect,
+                reject_encoded_slashes: self.reject_encoded_slashes,
+                ..ClassSettings::default()
+            },
+        })
+    }
+
+    /// Where the addresses of statuses come from.
+    ///
+    /// # Errors
+    /// A name or address that cannot be read.
+    pub fn addresses(&self) -> Result<Source, SettingsError> {
+        if let Some(service) = object("publishService", self.publish_service.as_deref())? {
+            return Ok(Source::Service(service));
+        }
+        let address = |text: &String| match (text.parse::<IpAddr>(), is_object_name(text)) {
+            (Ok(ip), _) => Ok(PublishAddress::Ip(ip)),
+            (Err(_), true) => Ok(PublishAddress::Hostname(text.as_str().into())),
+            (Err(_), false) => {
+                Err(SettingsError(format!("publishAddresses `{text}`: expected an IP address or a host name")))
+            }
+        };
+        let addresses: Vec<PublishAddress> = self.publish_addresses.iter().map(address).collect::<Result<_, _>>()?;
+        Ok(if addresses.is_empty() { Source::None } else { Source::Fixed(addresses) })
+    }
+
+    /// The feeds that are followed from the start to the end.
+    pub fn feeds(&self) -> Vec<Feed> {
+        let everywhere = |kind| Feed { kind, namespace: None, labels: None };
+        let mut feeds = vec![everywhere(Kind::IngressClass)];
+        let places: Vec<Option<Arc<str>>> = match self.watch_namespaces.is_empty() {
+            true => vec![None],
+            false => self.watch_namespaces.iter().map(|name| Some(name.as_str().into())).collect(),
+        };
+        for namespace in places {
+            let feed = |kind, labels| Feed { kind, namespace: namespace.clone(), labels };
+            feeds.push(feed(Kind::Ingress, self.selector.as_deref().map(Into::into)));
+            feeds.push(feed(Kind::Service, None));
+            feeds.push(feed(Kind::EndpointSlice, None));
+        }
+        if self.watch_secrets_everywhere {
+            feeds.extend([everywhere(Kind::Secret), everywhere(Kind::ConfigMap)]);
+        }
+        feeds
+    }
+}
+
+fn parsed<T: FromStr<Err: Display>>(key: &str, text: Option<&str>) -> Result<Option<T>, SettingsError> {
+    let wrong = |text: &str, error: T::Err| SettingsError(format!("{key} `{text}`: {error}"));
+    text.map(|text| text.parse().map_err(|error| wrong(text, error))).transpose()
+}
+
+fn object(key: &str, text: Option<&str>) -> Result<Option<ObjectKey>, SettingsError> {
+    match parsed::<ObjectKey>(key, text)? {
+        Some(object) if object.namespace.is_empty() => {
+            Err(SettingsError(format!("{key} `{object}`: expected NAMESPACE/NAME")))
+        }
+        object => Ok(object),
+    }
+}

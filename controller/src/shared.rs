@@ -1,0 +1,83 @@
+//! What the threads and tasks of a controller share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sluicegate_snapshot::Diagnostic;
+
+use crate::metrics::Metrics;
+use crate::publish::Publication;
+use crate::watch::{Feed, Trouble};
+
+/// Readiness, diagnostics, counters.
+pub struct Shared {
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// What does not work with the API server.
+    pub trouble: Arc<Trouble>,
+    /// What gateways get.
+    pub publication: Arc<Publication>,
+    /// The Service whose address is published has none, or the like: for people.
+    pub address_trouble: Mutex<Option<String>>,
+    unlisted: Mutex<BTreeSet<Feed>>,
+    diagnostics: Mutex<Arc<Vec<Diagnostic>>>,
+}
+
+impl Shared {
+    /// Nothing is listed yet.
+    pub fn new(metrics: Arc<Metrics>, publication: Arc<Publication>, feeds: &[Feed]) -> Self {
+        Shared {
+            metrics,
+            trouble: Arc::default(),
+            publication,
+            address_trouble: Mutex::default(),
+            unlisted: Mutex::new(feeds.iter().cloned().collect()),
+            diagnostics: Mutex::default(),
+        }
+    }
+
+    /// The feeds that have not listed yet.
+    pub fn set_unlisted(&self, feeds: &BTreeSet<Feed>) {
+        self.unlisted.lock().unwrap_or_else(PoisonError::into_inner).clone_from(feeds);
+    }
+
+    /// New diagnostics of the objects.
+    pub fn set_diagnostics(&self, diagnostics: Vec<&Diagnostic>) {
+        let diagnostics = Arc::new(diagnostics.into_iter().cloned().collect());
+        *self.diagnostics.lock().unwrap_or_else(PoisonError::into_inner) = diagnostics;
+    }
+
+    /// Diagnostics of the objects.
+    pub fn diagnostics(&self) -> Arc<Vec<Diagnostic>> {
+        self.diagnostics.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Diagnostics by severity and reason.
+    pub fn diagnostic_counts(&self) -> BTreeMap<(&'static str, &'static str), usize> {
+        let mut counts = BTreeMap::new();
+        for diagnostic in self.diagnostics().iter() {
+            *counts.entry((diagnostic.severity.as_str(), diagnostic.reason.as_str())).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Why the controller is not ready; `Ok`: it is.
+    ///
+    /// # Errors
+    /// A sentence for people.
+    pub fn ready(&self) -> Result<(), String> {
+        if self.publication.version().is_some() {
+            return Ok(());
+        }
+        let unlisted = self.unlisted.lock().unwrap_or_else(PoisonError::into_inner);
+        let unlisted: Vec<String> = unlisted.iter().map(ToString::to_string).collect();
+        let what = match unlisted.is_empty() {
+            true => "the Secrets or ConfigMaps of a namespace are not listed yet".to_owned(),
+            false => format!("not listed yet: {}", unlisted.join(", ")),
+        };
+        match self.trouble.sentences() {
+            trouble if trouble.is_empty() => Err(what),
+            trouble => Err(format!("{what}; {}", trouble.join("; "))),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! `status.loadBalancer` of Ingresses: what it should be, whether it is, and writing it where it is not.
+
+mod address;
+mod desk;
+mod writer;
+
+use k8s_openapi::api::networking::v1::Ingress;
+use serde::Serialize;
+use sluicegate_snapshot::model::Digest;
+
+pub use address::{Source, follow as follow_addresses};
+pub use desk::{Desk, Write};
+pub use writer::write;
+
+/// `metadata.managedFields[].manager` of what the controller writes.
+pub const FIELD_MANAGER: &str = "sluicegate-controller";
+
+/// Digest of `status.loadBalancer.ingress`; absent is the same as empty.
+pub fn digest<T: Serialize>(points: &Option<T>) -> Digest {
+    match points.as_ref().map(serde_json::to_value) {
+        Some(Ok(serde_json::Value::Array(points))) if !points.is_empty() => Digest::of("status", &(), &points),
+        _ => Digest::default(),
+    }
+}
+
+/// The addresses in the status of an Ingress, as text for people.
+pub fn texts(ingress: &Ingress) -> Vec<String> {
+    let points = ingress.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
+    points.into_iter().flatten().filter_map(|point| point.ip.clone().or(point.hostname.clone())).collect()
+}

@@ -1,0 +1,166 @@
+//! Watches of the API server: objects in, [`News`] out.
+//!
+//! A [`Feed`] is one kind of object, everywhere or in one namespace. Each is listed and then watched by a task of its own
+//! ([`reflector`]); what it finds is trimmed at once and goes to the compile thread.
+
+mod failure;
+mod namespaces;
+mod reflector;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use kube::{Api, Client};
+use serde::de::DeserializeOwned;
+use sluicegate_snapshot::compile::PublishAddress;
+use sluicegate_snapshot::facts::Trimmed;
+use sluicegate_snapshot::model::Digest;
+use sluicegate_snapshot::{Kind, Object, ObjectKey};
+
+pub use failure::{Failure, Trouble};
+pub use namespaces::{Needs, follow_needs};
+pub use reflector::{Feedback, reflect};
+
+use crate::metrics::Metrics;
+
+/// One list and watch.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Feed {
+    /// Kind of the objects.
+    pub kind: Kind,
+    /// Where; `None`: in the whole cluster.
+    pub namespace: Option<Arc<str>>,
+    /// Label selector; `None`: all of them.
+    pub labels: Option<Arc<str>>,
+}
+
+impl fmt::Display for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{} in namespace {namespace}", self.kind),
+            None => write!(f, "{}", self.kind),
+        }
+    }
+}
+
+/// What the compile thread is told.
+#[derive(Debug)]
+pub enum News {
+    /// An object is there; of an Ingress also what its status says.
+    Put(Trimmed, Option<Observed>),
+    /// An object is gone.
+    Remove(Kind, ObjectKey),
+    /// The objects of a feed are known up to this `resourceVersion`.
+    Seen(Kind, u64),
+    /// Everything of a feed was listed.
+    Listed(Feed),
+    /// The API server does not give a feed out (403), to this user.
+    Denied(Feed, Option<Arc<str>>),
+    /// A feed is no longer followed.
+    Ended(Feed),
+    /// The addresses to publish.
+    Addresses(Vec<PublishAddress>),
+    /// The process ends.
+    Stop,
+}
+
+/// What the status of an Ingress says, as far as it has to be compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// Digest of `status.loadBalancer.ingress`.
+    pub digest: Digest,
+    /// `metadata.resourceVersion`.
+    pub resource_version: Arc<str>,
+}
+
+/// What watches work with.
+#[derive(Clone)]
+pub struct Watcher {
+    /// The API server.
+    pub client: Client,
+    /// Where news goes.
+    pub news: Sender<News>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// What does not work now.
+    pub trouble: Arc<Trouble>,
+}
+
+impl Watcher {
+    /// Follows a feed until the task is aborted.
+    pub async fn follow(self, feed: Feed) {
+        match feed.kind {
+            Kind::Ingress => reflect::<Ingress>(self, feed).await,
+            Kind::IngressClass => reflect::<IngressClass>(self, feed).await,
+            Kind::Service => reflect::<Service>(self, feed).await,
+            Kind::EndpointSlice => reflect::<EndpointSlice>(self, feed).await,
+            Kind::Secret => reflect::<Secret>(self, feed).await,
+            Kind::ConfigMap => reflect::<ConfigMap>(self, feed).await,
+        }
+    }
+}
+
+/// A kind that is watched.
+pub trait Watched: kube::Resource<DynamicType = ()> + DeserializeOwned + Clone + fmt::Debug + Send + 'static {
+    /// Its word.
+    const KIND: Kind;
+
+    /// The API of a namespace, or of the whole cluster.
+    fn api(client: Client, namespace: Option<&str>) -> Api<Self>;
+
+    /// The object for compile.
+    fn object(self) -> Object;
+
+    /// What its status says, where that is of interest.
+    fn observed(&self) -> Option<Observed> {
+        None
+    }
+}
+
+macro_rules! watched {
+    ($type:ident, $api:expr $(, $observed:item)?) => {
+        impl Watched for $type {
+            const KIND: Kind = Kind::$type;
+
+            fn api(client: Client, namespace: Option<&str>) -> Api<Self> {
+                let api: fn(Client, Option<&str>) -> Api<Self> = $api;
+                api(client, namespace)
+            }
+
+            fn object(self) -> Object {
+                Object::$type(Box::new(self))
+            }
+
+            $($observed)?
+        }
+    };
+}
+
+fn namespaced<K>(client: Client, namespace: Option<&str>) -> Api<K>
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
+    }
+}
+
+watched!(IngressClass, |client, _| Api::all(client));
+watched!(Service, namespaced);
+watched!(EndpointSlice, namespaced);
+watched!(Secret, namespaced);
+watched!(ConfigMap, namespaced);
+watched!(
+    Ingress,
+    namespaced,
+    fn observed(&self) -> Option<Observed> {
+        let points = self.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
+        let resource_version = self.metadata.resource_version.as_deref().unwrap_or_default().into();
+        Some(Observed { digest: crate::status::digest(&points), resource_version })
+    }
+);

@@ -1,0 +1,68 @@
+//! The rights that the controller uses, by the API server's audit log, against the shipped roles.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use serde_json::Value;
+
+use crate::api::documents;
+use crate::bed;
+
+/// Audit logs of other servers than the shared one.
+static OTHERS: Mutex<String> = Mutex::new(String::new());
+
+/// Keeps the audit log of a server that ends.
+pub fn keep(log: &str) {
+    OTHERS.lock().unwrap().push_str(log);
+}
+
+/// Fails where the controller's user did something that the shipped roles do not allow, or the roles allow what it never did in the
+/// whole run.
+pub fn judge(log: &str) -> Result<(), String> {
+    let others = OTHERS.lock().unwrap();
+    let used: BTreeSet<String> = log.lines().chain(others.lines()).filter_map(used).collect();
+    let granted: BTreeSet<String> = documents(&bed::manifest("20-rbac.yaml"))
+        .iter()
+        .filter(|document| document["kind"] == "ClusterRole")
+        .flat_map(|role| role["rules"].as_array().cloned().unwrap_or_default())
+        .flat_map(|rule| granted(&rule))
+        .collect();
+    let list = |set: BTreeSet<&String>| set.into_iter().cloned().collect::<Vec<_>>().join(", ");
+    println!("rights used: {}", list(used.iter().collect()));
+    let (more, less) = (list(used.difference(&granted).collect()), list(granted.difference(&used).collect()));
+    match (more.is_empty(), less.is_empty()) {
+        (true, true) => Ok(()),
+        _ => Err(format!("rights used and not granted: [{more}]; granted and not used: [{less}]")),
+    }
+}
+
+/// `verb group/resource/subresource` of a line that is about the controller's user.
+fn used(line: &str) -> Option<String> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    if event["user"]["username"] != bed::CONTROLLER {
+        return None;
+    }
+    let object = &event["objectRef"];
+    let part = |key: &str| object[key].as_str().unwrap_or_default().to_owned();
+    Some(right(event["verb"].as_str()?, &part("apiGroup"), &part("resource"), &part("subresource")))
+}
+
+fn right(verb: &str, group: &str, resource: &str, subresource: &str) -> String {
+    match subresource.is_empty() {
+        true => format!("{verb} {group}/{resource}"),
+        false => format!("{verb} {group}/{resource}/{subresource}"),
+    }
+}
+
+fn granted(rule: &Value) -> Vec<String> {
+    let words = |key: &str| -> Vec<String> {
+        rule[key].as_array().into_iter().flatten().filter_map(|word| word.as_str().map(str::to_owned)).collect()
+    };
+    let mut rights = Vec::new();
+    for group in words("apiGroups") {
+        for resource in words("resources") {
+            rights.extend(words("verbs").iter().map(|verb| right(verb, &group, &resource, "")));
+        }
+    }
+    rights
+}

@@ -1,0 +1,76 @@
+//! Secrets are read where a RoleBinding allows it, and nowhere else.
+
+use serde_json::json;
+
+use crate::Test;
+use crate::client::Tls;
+use crate::harness::{Cluster, Pod, eventually, rule};
+use crate::pki;
+
+pub const TESTS: &[Test] = &[
+    ("a_namespace_that_grants_nothing_is_told_how", a_namespace_that_grants_nothing_is_told_how),
+    ("a_grant_that_is_taken_back_costs_nothing", a_grant_that_is_taken_back_costs_nothing),
+];
+
+/// An Ingress with TLS whose namespace has not granted anything yet.
+fn ungranted(name: &str, pod: &Pod) -> Cluster {
+    let cluster = Cluster::new(name);
+    cluster.api.delete(&cluster.path("RoleBinding", "sluicegate"));
+    let host = format!("{name}.test");
+    let pair = pki::ecdsa(&[&host]).secret("tls").replace("{name: tls}", &format!("{{name: tls, namespace: {name}}}"));
+    let spec = format!("tls: [{{hosts: [{host}], secretName: tls}}], {}", rule(&host, "web"));
+    cluster.api.create(&[cluster.service("web", &[pod]), pair, cluster.ingress("web", &spec)].join("---\n"));
+    cluster
+}
+
+fn a_namespace_that_grants_nothing_is_told_how() {
+    let pod = Pod::start("secrets");
+    let cluster = ungranted("secrets", &pod);
+    let plain = Pod::start("secrets-plain");
+    cluster.api.create(
+        &[cluster.service("plain", &[&plain]), cluster.host("plain", "plain-secrets.test", "plain")].join("---\n"),
+    );
+    let (controller, gateway) = cluster.start(json!({"publishAddresses": ["192.0.2.7"]}));
+    gateway.answers("plain-secrets.test", "/", &plain);
+    let told = eventually("the diagnostic", || {
+        controller.diagnostics().into_iter().find(|d| d.starts_with("Ingress secrets/web SecretAccessDenied"))
+    });
+    let command = "kubectl create rolebinding sluicegate --namespace secrets --clusterrole sluicegate-secret-reader --serviceaccount sluicegate:sluicegate-controller";
+    assert!(told.ends_with(command), "{told}");
+    eventually("the error of port 443", || {
+        (cluster.points("web")[0]["ports"][1]["error"] == "sluicegate.dev/SecretAccessDenied").then_some(())
+    });
+    cluster.grant("secrets");
+    eventually("the certificate", || {
+        let names = Tls::new().connect(gateway.https, Some("secrets.test")).certificate_names();
+        names.contains(&"secrets.test".to_owned()).then_some(())
+    });
+    eventually("the error to go", || cluster.points("web")[0]["ports"][1]["error"].is_null().then_some(()));
+}
+
+fn a_grant_that_is_taken_back_costs_nothing() {
+    let pod = Pod::start("revoked");
+    let cluster = ungranted("revoked", &pod);
+    cluster.grant("revoked");
+    let (controller, gateway) = cluster.start(json!({}));
+    let has_certificate = || {
+        Tls::new().connect(gateway.https, Some("revoked.test")).certificate_names().contains(&"revoked.test".to_owned())
+    };
+    eventually("the certificate", || has_certificate().then_some(()));
+    cluster.api.delete(&cluster.path("RoleBinding", "sluicegate"));
+    // A new controller cannot read the Secret any more; the gateway keeps what it has.
+    let publish = controller.publish;
+    drop(controller);
+    let controller = cluster.controller(json!({"publish": publish.to_string()}));
+    eventually("the gateway to follow it", || {
+        (crate::harness::metric(&gateway.page("/metrics").text(), "sluicegate_controller_connected") == Some(1.0))
+            .then_some(())
+    });
+    eventually("the diagnostic", || {
+        controller.diagnostics().iter().any(|d| d.contains("SecretAccessDenied")).then_some(())
+    });
+    eventually("the gateway to be in step", || {
+        (controller.metric("sluicegate_controller_gateways_behind") == Some(0.0)).then_some(())
+    });
+    assert!(has_certificate(), "a 403 is not a deletion");
+}

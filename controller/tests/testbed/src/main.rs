@@ -1,0 +1,20 @@
+//! `sluicegate-testbed DIRECTORY`: runs an API server that keeps everything below a directory, until SIGTERM or Ctrl-C.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for this machine only")]
+
+use std::path::PathBuf;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use sluicegate_testbed::ApiServer;
+
+fn main() {
+    let Some(directory) = std::env::args_os().nth(1).map(PathBuf::from) else {
+        eprintln!("usage: sluicegate-testbed DIRECTORY");
+        std::process::exit(64);
+    };
+    let mut signals = Signals::new([SIGINT, SIGTERM]).unwrap();
+    let mut server = ApiServer::start(&directory);
+    println!("ready: {} (kubeconfig {})", server.url(), server.admin().display());
+    signals.forever().next();
+    server.stop();
+}

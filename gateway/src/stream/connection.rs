@@ -1,0 +1,279 @@
+//! One connection to a controller.
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::SendStream;
+use http::{Method, Request, StatusCode};
+use sluicegate_process::frames::{self, Frames, WINDOW};
+use sluicegate_snapshot::Delta;
+use sluicegate_snapshot::wire::{
+    Ack, Frame, HEARTBEAT_SECONDS, Heartbeat, Hello, PATH, Received, Receiver, Resync, SILENCE_SECONDS, WIRE, Welcome,
+};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{interval, sleep, timeout};
+
+use super::ControllerUrl;
+use crate::apply::Applier;
+use crate::manifests::watch::Signal;
+use crate::shared::Shared;
+use crate::tls::DefaultCertificateFiles;
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+const SILENCE: Duration = Duration::from_secs(SILENCE_SECONDS);
+
+/// How a connection ended.
+pub(super) enum Ended {
+    /// The gateway ends.
+    Stopped,
+    /// Another controller has to be found.
+    Lost {
+        /// For people.
+        why: String,
+        /// It was connected and said something.
+        was_useful: bool,
+    },
+}
+
+/// What outlives a connection.
+pub(super) struct Session {
+    applier: Applier,
+    shared: Arc<Shared>,
+    signals: UnboundedReceiver<Signal>,
+    default_certificate: Option<DefaultCertificateFiles>,
+}
+
+/// What wakes the session.
+enum Event {
+    Frame(Result<Option<Frame>, frames::StreamError>),
+    Silence,
+    Tick,
+    Signal(Option<Signal>),
+}
+
+impl Session {
+    pub(super) fn new(
+        applier: Applier,
+        shared: Arc<Shared>,
+        signals: UnboundedReceiver<Signal>,
+        default_certificate: Option<DefaultCertificateFiles>,
+    ) -> Self {
+        Session { applier, shared, signals, default_certificate }
+    }
+
+    /// Nobody is connected.
+    pub(super) fn lost(&self) {
+        self.shared.state.controller.disconnected();
+    }
+
+    /// Waits; true: the gateway ends.
+    pub(super) async fn pause(&mut self, time: Duration) -> bool {
+        let wait = sleep(time);
+        tokio::pin!(wait);
+        loop {
+            tokio::select! {
+                () = &mut wait => {
+                    self.tick();
+                    return false;
+                }
+                signal = self.signals.recv() => if self.obey(signal) { return true },
+            }
+        }
+    }
+
+    /// Follows one controller for as long as that goes well.
+    pub(super) async fn follow(&mut self, controller: &ControllerUrl) -> Ended {
+        let opened = tokio::select! {
+            opened = open(controller) => opened,
+            () = stopped(&mut self.signals) => return Ended::Stopped,
+        };
+        let mut was_useful = false;
+        let result = match opened {
+            Ok((mut sender, mut frames, _connection)) => {
+                self.talk(controller, &mut sender, &mut frames, &mut was_useful).await
+            }
+            Err(why) => Err(why),
+        };
+        match result {
+            Ok(()) => Ended::Stopped,
+            Err(why) => Ended::Lost { why, was_useful },
+        }
+    }
+
+    /// `Ok`: the gateway ends.
+    async fn talk(
+        &mut self,
+        controller: &ControllerUrl,
+        sender: &mut SendStream<Bytes>,
+        frames: &mut Frames,
+        was_useful: &mut bool,
+    ) -> Result<(), String> {
+        let mut receiver = Receiver::default();
+        send(sender, Frame::Hello(self.hello())).await?;
+        let mut ticks = interval(Duration::from_secs(HEARTBEAT_SECONDS));
+        let mut heard = Instant::now();
+        loop {
+            let event = tokio::select! {
+                frame = frames.next() => Event::Frame(frame),
+                () = sleep(SILENCE.saturating_sub(heard.elapsed())) => Event::Silence,
+                _ = ticks.tick() => Event::Tick,
+                signal = self.signals.recv() => Event::Signal(signal),
+            };
+            match event {
+                Event::Frame(Ok(Some(Frame::Welcome(welcome)))) => {
+                    self.welcome(controller, &welcome)?;
+                    (*was_useful, heard) = (true, Instant::now());
+                }
+                Event::Frame(Ok(Some(frame))) => {
+                    heard = Instant::now();
+                    let received = receiver.take(frame, self.applier.snapshot());
+                    self.take(received, sender).await?;
+                }
+                Event::Frame(Ok(None)) => return Err("it ended the stream".to_owned()),
+                Event::Frame(Err(error)) => return Err(error.to_string()),
+                Event::Silence => return Err(format!("nothing was heard for {SILENCE_SECONDS} s")),
+                Event::Tick => {
+                    self.tick();
+                    send(sender, Frame::Heartbeat(Heartbeat::default())).await?;
+                }
+                Event::Signal(signal) => {
+                    if self.obey(signal) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        let has_table = self.shared.state.has_table();
+        Hello {
+            wire: WIRE,
+            gateway: rustix::system::uname().nodename().to_string_lossy().into(),
+            program: env!("CARGO_PKG_VERSION").into(),
+            have: has_table.then(|| self.applier.snapshot().version.clone()),
+            lacks_keys: self.applier.awaits_keys(),
+        }
+    }
+
+    fn welcome(&self, url: &ControllerUrl, welcome: &Welcome) -> Result<(), String> {
+        let Welcome { wire, controller, program } = welcome;
+        if *wire != WIRE {
+            return Err(format!("it speaks version {wire} of the stream, this gateway version {WIRE}"));
+        }
+        tracing::info!(%url, %controller, %program, "controller is followed");
+        self.shared.state.controller.connected();
+        Ok(())
+    }
+
+    async fn take(&mut self, received: Received, sender: &mut SendStream<Bytes>) -> Result<(), String> {
+        match received {
+            Received::Nothing => Ok(()),
+            Received::Delta(delta) => {
+                let ack = self.apply(&delta)?;
+                send(sender, Frame::Ack(ack)).await
+            }
+            Received::Current(version) => {
+                if version.digest == self.applier.snapshot().version.digest && self.shared.state.has_table() {
+                    self.shared.state.in_step();
+                }
+                Ok(())
+            }
+            Received::Resync(why) => {
+                tracing::warn!("controller: {why}; everything is asked for");
+                self.shared.state.controller.resynced();
+                send(sender, Frame::Resync(Resync { why: why.into() })).await
+            }
+        }
+    }
+
+    /// # Errors
+    /// What came does not make what the controller has; the connection has to start over.
+    fn apply(&mut self, delta: &Delta) -> Result<Ack, String> {
+        let started = Instant::now();
+        let is_first = !self.shared.state.has_table();
+        let refused = match delta.is_empty() && !is_first {
+            true => Vec::new(),
+            false => self.applier.put_in_force(delta),
+        };
+        let version = self.applier.snapshot().version.clone();
+        tracing::info!(%version, us = started.elapsed().as_micros() as u64, "configuration applied");
+        self.shared.state.in_step();
+        if version.digest != delta.version.digest && !delta.is_empty() {
+            let (got, said) = (version.digest.short(), delta.version.digest.short());
+            return Err(format!("a change made {got} here and {said} there"));
+        }
+        Ok(Ack { version, refused })
+    }
+
+    /// What is done now and then, connected or not.
+    fn tick(&mut self) {
+        self.applier.sweep();
+        if let Some(files) = &mut self.default_certificate {
+            files.reload();
+        }
+    }
+
+    /// True: the gateway ends.
+    fn obey(&mut self, signal: Option<Signal>) -> bool {
+        match signal {
+            None | Some(Signal::Stop) => true,
+            Some(Signal::Asked | Signal::Tree | Signal::File(_)) => {
+                self.tick();
+                false
+            }
+        }
+    }
+}
+
+/// Waits for the end of the gateway and leaves other signals unread until then.
+async fn stopped(signals: &mut UnboundedReceiver<Signal>) {
+    while !matches!(signals.recv().await, None | Some(Signal::Stop)) {}
+}
+
+/// Ends the connection's own task with the session.
+struct Connection(tokio::task::JoinHandle<()>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn open(controller: &ControllerUrl) -> Result<(SendStream<Bytes>, Frames, Connection), String> {
+    let limited = timeout(CONNECT_LIMIT, connect(controller)).await;
+    limited.unwrap_or_else(|_| Err(format!("no connection within {} s", CONNECT_LIMIT.as_secs())))
+}
+
+async fn connect(controller: &ControllerUrl) -> Result<(SendStream<Bytes>, Frames, Connection), String> {
+    let text = |error: &dyn Display| error.to_string();
+    let tcp = TcpStream::connect((controller.host.as_str(), controller.port)).await.map_err(|error| text(&error))?;
+    tcp.set_nodelay(true).map_err(|error| text(&error))?;
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW).enable_push(false);
+    let (client, connection) = builder.handshake::<_, Bytes>(tcp).await.map_err(|error| text(&error))?;
+    let connection = Connection(tokio::spawn(async move { drop(connection.await) }));
+    let mut client = client.ready().await.map_err(|error| text(&error))?;
+    let request = Request::builder().method(Method::POST).uri(format!("{controller}{PATH}")).body(());
+    let request = request.map_err(|error| text(&error))?;
+    let (response, sender) = client.send_request(request, false).map_err(|error| text(&error))?;
+    let response = response.await.map_err(|error| text(&error))?;
+    if response.status() != StatusCode::OK {
+        return Err(format!(
+            "it answers {} on {PATH}: is this the publish address of a controller?",
+            response.status()
+        ));
+    }
+    Ok((sender, Frames::of(response.into_body()), connection))
+}
+
+async fn send(sender: &mut SendStream<Bytes>, frame: Frame) -> Result<(), String> {
+    match timeout(SILENCE, frames::send(sender, &frame)).await {
+        Ok(sent) => sent.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("it reads nothing for {SILENCE_SECONDS} s")),
+    }
+}

@@ -1,0 +1,65 @@
+//! The gateway's side of the stream, without the network: frames in, deltas for the replica out.
+
+use super::Frame;
+use crate::model::{Delta, Snapshot, Version};
+
+/// What a frame means to a gateway.
+#[derive(Debug)]
+pub enum Received {
+    /// Nothing to do.
+    Nothing,
+    /// To be taken over and acknowledged.
+    Delta(Delta),
+    /// The controller publishes this version.
+    Current(Version),
+    /// What comes does not fit what the gateway has: everything is needed. The text says why, for people.
+    Resync(String),
+}
+
+/// Puts parts of a full sync together and checks what comes against what is there.
+#[derive(Debug, Default)]
+pub struct Receiver {
+    /// The full sync that is on its way.
+    full: Option<Snapshot>,
+}
+
+impl Receiver {
+    /// Takes a frame. `have`: what the replica was published last.
+    pub fn take(&mut self, frame: Frame, have: &Snapshot) -> Received {
+        match frame {
+            Frame::FullBegin(_) => {
+                self.full = Some(Snapshot::default());
+                Received::Nothing
+            }
+            Frame::FullPart(part) => {
+                if let Some(full) = &mut self.full {
+                    full.apply(&part.into_delta());
+                }
+                Received::Nothing
+            }
+            Frame::FullEnd(end) => {
+                let Some(mut full) = self.full.take() else { return Received::Nothing };
+                if full.version.digest != end.version.digest {
+                    let (got, said) = (full.version.digest.short(), end.version.digest.short());
+                    return Received::Resync(format!("a full sync came as {got}, and {said} was announced"));
+                }
+                full.version = end.version;
+                Received::Delta(Delta::between(have, &full))
+            }
+            // Until everything is here a change has nothing to build on; the controller sends none.
+            Frame::Update(_) if self.full.is_some() => Received::Nothing,
+            Frame::Update(update) => match update.base {
+                Some(base) if base == have.version.digest => Received::Delta(update.into_delta()),
+                base => Received::Resync(format!(
+                    "a change of {} came, and {} is in force",
+                    base.unwrap_or_default().short(),
+                    have.version.digest.short()
+                )),
+            },
+            Frame::Heartbeat(heartbeat) => heartbeat.version.map_or(Received::Nothing, Received::Current),
+            Frame::Welcome(_) | Frame::Hello(_) | Frame::Ack(_) | Frame::Resync(_) | Frame::Unknown(_) => {
+                Received::Nothing
+            }
+        }
+    }
+}
