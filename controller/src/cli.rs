@@ -34,7 +34,7 @@ struct MeaningArgs {
     /// Configuration file (YAML).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How the API server is reached [default: the pod's service account, else KUBECONFIG or ~/.kube/config].
+    /// How the API server is reached [default: KUBECONFIG or ~/.kube/config, else the pod's service account].
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Serve this IngressClass only.

@@ -134,7 +134,9 @@ impl Compiler {
             self.is_published = true;
             let (served, version) = (self.world.served().count(), &self.world.snapshot().version);
             tracing::info!(ingresses = served, %version, "everything is listed; snapshots are published");
-            self.shared.set_diagnostics(self.world.diagnostics());
+            let diagnostics = self.world.diagnostics();
+            diagnostics.iter().for_each(|diagnostic| tracing::warn!("{diagnostic}"));
+            self.shared.set_diagnostics(diagnostics);
             return self.look_at_all();
         }
         let changed = !outcome.delta.is_empty();

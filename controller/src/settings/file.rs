@@ -11,7 +11,7 @@ use sluicegate_process::{LogSettings, SettingsError};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Settings {
-    /// How the API server is reached; absent: the pod's service account, else `KUBECONFIG` or `~/.kube/config`.
+    /// How the API server is reached; absent: `KUBECONFIG` or `~/.kube/config`, else the pod's service account.
     pub kubeconfig: Option<PathBuf>,
     /// Where gateways connect.
     pub publish: SocketAddr,

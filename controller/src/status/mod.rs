@@ -4,7 +4,7 @@ mod address;
 mod desk;
 mod writer;
 
-use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::api::networking::v1::{Ingress, IngressLoadBalancerIngress};
 use serde::Serialize;
 use sluicegate_snapshot::model::Digest;
 
@@ -23,8 +23,14 @@ pub fn digest<T: Serialize>(points: &Option<T>) -> Digest {
     }
 }
 
-/// The addresses in the status of an Ingress, as text for people.
+/// The addresses in the status of an Ingress, as text for people, each with the errors of its ports.
 pub fn texts(ingress: &Ingress) -> Vec<String> {
     let points = ingress.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
-    points.into_iter().flatten().filter_map(|point| point.ip.clone().or(point.hostname.clone())).collect()
+    let text = |point: &IngressLoadBalancerIngress| {
+        let errors =
+            point.ports.iter().flatten().filter_map(|port| Some(format!(" ({}: {})", port.port, port.error.as_ref()?)));
+        let errors: String = errors.collect();
+        Some(format!("{}{errors}", point.ip.as_ref().or(point.hostname.as_ref())?))
+    };
+    points.into_iter().flatten().filter_map(text).collect()
 }

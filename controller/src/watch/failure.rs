@@ -55,7 +55,7 @@ impl Failure {
     pub fn sentence(&self) -> String {
         match self {
             Failure::Denied { message, .. } => {
-                format!("403: {message}. Apply deploy/manifests/rbac.yaml, or bind its ClusterRoles to this user")
+                format!("403: {message}. deploy/manifests/20-rbac.yaml grants what the controller needs")
             }
             Failure::Unauthorized(message) => {
                 let message = if message.is_empty() { "Unauthorized" } else { message };

@@ -93,7 +93,7 @@ pub async fn reflect<K: Watched>(watcher: Watcher, feed: Feed) {
                 if reflector.failed(failure).is_err() {
                     return;
                 }
-                tokio::time::sleep(reflector.wait.mul_f64(rand::random_range(0.75..1.25))).await;
+                tokio::time::sleep(reflector.next_wait()).await;
                 let longest = if reflector.is_denied() { DENIED_WAIT } else { LONGEST_WAIT };
                 reflector.wait = (reflector.wait * 2).min(longest);
             }
@@ -145,6 +145,15 @@ impl<K: Watched> Reflector<K> {
     fn is_denied(&self) -> bool {
         let was_listed = self.version.is_some() || !self.known.is_empty();
         self.denied_since.is_some_and(|since| was_listed || since.elapsed() >= BELIEVED_AFTER)
+    }
+
+    /// The jittered wait; a denial that is not believed yet is asked about again when it would be.
+    fn next_wait(&self) -> Duration {
+        let wait = self.wait.mul_f64(rand::random_range(0.75..1.25));
+        match self.denied_since.filter(|_| !self.is_denied()) {
+            Some(since) => wait.min(BELIEVED_AFTER.saturating_sub(since.elapsed())),
+            None => wait,
+        }
     }
 
     fn works(&mut self) {

@@ -3,10 +3,10 @@
 use std::process::Command;
 
 use serde_json::json;
-use sluicegate_testbed::free_port;
 
 use crate::Test;
 use crate::bed;
+use crate::delivery::NOBODY;
 use crate::harness::{Cluster, Controller, Pod, eventually};
 
 pub const TESTS: &[Test] = &[
@@ -62,8 +62,7 @@ fn credentials_that_are_not_taken() {
 fn a_server_that_is_not_there() {
     let server = bed::bed();
     let text = std::fs::read_to_string(server.admin()).unwrap();
-    let port = free_port();
-    let text = text.replace(&server.url(), &format!("https://127.0.0.1:{port}"));
+    let text = text.replace(&server.url(), &format!("https://127.0.0.1:{NOBODY}"));
     drop(server);
     let directory = tempfile::tempdir().unwrap();
     let kubeconfig = directory.path().join("kubeconfig");

@@ -69,6 +69,9 @@ fn an_api_server_that_stops_starts_and_forgets() {
         ]
         .join("---\n"),
     );
+    // Something that names a Secret and a ConfigMap, so that these are watched as well.
+    let names = "tls: [{hosts: [named.faults.test], secretName: none}], rules: [{host: named.faults.test, http: {paths: [{path: /, pathType: Prefix, backend: {resource: {kind: ConfigMap, name: none}}}]}}]";
+    cluster.api.create(&cluster.ingress("named", names));
     let (controller, gateway) = cluster.start(json!({"publishAddresses": ["192.0.2.7"]}));
     gateway.answers("faults.test", "/", &pod);
     let steady = Steady::start(&gateway, "faults.test", &pod);
@@ -113,8 +116,14 @@ fn an_api_server_that_stops_starts_and_forgets() {
     assert!(controller.program.said().contains("410"), "it was told that the version is too old");
     assert_eq!(cluster.points("web")[0]["ip"], "192.0.2.7");
     assert!(steady.end() > 100);
-    let (fresh, _gateway) = cluster.start(json!({}));
-    assert_eq!(fresh.page("/table").json()["hosts"].as_object().unwrap().len(), 522, "all pages were read");
+
+    // A controller that starts while the API server does: it is refused, then told 403, and believes neither.
+    server.stop();
+    server.launch();
+    let early = cluster.starting_controller(json!({})).ready();
+    assert_eq!(early.page("/table").json()["hosts"].as_object().unwrap().len(), 523, "all pages were read");
+    assert!(early.metric("sluicegate_controller_watch_failures_total{kind=\"Ingress\"}") > Some(0.0));
+    assert!(!early.diagnostics().iter().any(|diagnostic| diagnostic.contains("AccessDenied")));
     crate::audit::keep(&server.audit_log());
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sluicegate_testbed::{ApiServer, Process};
+use sluicegate_testbed::{ApiServer, Process, free_port};
 use tempfile::TempDir;
 
 use crate::api::{Api, path};
@@ -98,11 +98,12 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Starts one with keys of the configuration file; ports are chosen by the kernel.
+    /// Starts one with keys of the configuration file; on ports that stay its own when it is started again.
     pub fn start(kubeconfig: &Path, mut config: Value) -> Controller {
         config["kubeconfig"] = json!(kubeconfig);
         for key in ["publish", "admin"] {
-            config.as_object_mut().unwrap().entry(key).or_insert(json!("127.0.0.1:0"));
+            let address = || json!(format!("127.0.0.1:{}", free_port()));
+            config.as_object_mut().unwrap().entry(key).or_insert_with(address);
         }
         let program = Program::start("sluicegate-controller", &config);
         let (publish, admin) = (program.address("publish"), program.address("admin"));

@@ -19,7 +19,7 @@ fn texts() -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".yaml") && name != "kustomization.yaml")
+        .filter(|name| name.ends_with(".yaml"))
         .collect();
     names.sort();
     names.iter().map(|name| bed::manifest(name)).collect()
