@@ -63,9 +63,10 @@ doc:
 
 bench: ## Measure lookups, compile, memory and load (docs/benchmarks.md); about ten minutes.
 	@$(STEP) "Set up" .ci/setup bench
+	@$(STEP) "API server (the first time five minutes)" .ci/apiserver
 	@$(STEP) "Lookups and compile" $(CARGO) bench --locked --package sluicegate-benches
-	@$(STEP) "Build for the measurements" $(CARGO) build --locked --release --package sluicegate --package sluicegate-benches
-	@for what in table certificates wire file-edit; do $(STEP) "Measure: $$what" target/release/measure $$what || exit 1; done
+	@$(STEP) "Build for the measurements" $(CARGO) build --locked --release --package sluicegate --package sluicegate-controller --package sluicegate-benches
+	@for what in table certificates wire file-edit cluster; do $(STEP) "Measure: $$what" target/release/measure $$what || exit 1; done
 	@$(STEP) "Load beside nginx" benches/load/run
 
 deny: ## Licences, advisories, sources and bans of all dependencies, with cargo-deny.

@@ -7,7 +7,18 @@
     reason = "a measurement that fails should stop"
 )]
 
+#[path = "../../../controller/tests/suite/api.rs"]
+#[allow(dead_code, clippy::panic, reason = "shared with the controller's tests, which use more of it")]
+mod api;
+#[path = "../../../gateway/tests/suite/client.rs"]
+#[allow(dead_code, clippy::panic, reason = "shared with the gateway's tests, which use more of it")]
+mod client;
+#[path = "../../../controller/tests/suite/network.rs"]
+#[allow(dead_code, reason = "shared with the controller's tests, which use more of it")]
+mod network;
+
 mod certificates;
+mod cluster;
 mod file_edit;
 mod table;
 mod wire;
@@ -21,12 +32,19 @@ fn main() -> ExitCode {
         "certificates" => certificates::measure(),
         "file-edit" => file_edit::measure(),
         "wire" => wire::measure(),
+        "cluster" => cluster::measure(),
         _ => {
-            eprintln!("measure table | certificates | file-edit | wire");
+            eprintln!("measure table | certificates | file-edit | wire | cluster");
             return ExitCode::from(64);
         }
     }
     ExitCode::SUCCESS
+}
+
+/// What the shared client wants of a harness.
+mod harness {
+    /// How long anything is waited for.
+    pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 }
 
 /// Resident memory of a process (`self` or an id), in bytes.

@@ -1,7 +1,7 @@
 //! Watches of the API server: objects in, [`News`] out.
 //!
 //! A [`Feed`] is one kind of object, everywhere or in one namespace. Each is listed and then watched by a task of its own
-//! ([`reflector`]); what it finds is trimmed at once and goes to the compile thread.
+//! ([`reflect()`]); what it finds is trimmed at once and goes to the compile thread.
 
 mod failure;
 mod namespaces;

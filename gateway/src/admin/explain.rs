@@ -136,7 +136,11 @@ pub fn explain(table: &Table, settings: &Settings, question: &Question) -> Expla
     let connection = Connection {
         scheme: question.scheme,
         peer: [127, 0, 0, 1].into(),
-        port: question.port,
+        port: match (settings.public_ports, question.scheme) {
+            (Some(ports), Scheme::Http) => ports.http,
+            (Some(ports), Scheme::Https) => ports.https,
+            (None, _) => question.port,
+        },
         https_port: settings.public_ports.map_or(443, |ports| ports.https),
         trusted: false,
     };

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -16,7 +17,13 @@ fn main() -> ExitCode {
     let mut signals = Signals::new([SIGINT, SIGTERM]).unwrap();
     let mut server = ApiServer::start(&directory);
     println!("ready: {} (kubeconfig {})", server.url(), server.admin().display());
-    signals.forever().next();
+    while signals.pending().next().is_none() {
+        if !server.is_running() {
+            eprintln!("the API server has ended; its log is in {}", directory.display());
+            return ExitCode::FAILURE;
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
     server.stop();
     ExitCode::SUCCESS
 }

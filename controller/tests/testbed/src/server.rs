@@ -42,6 +42,8 @@ impl ApiServer {
     /// Starts one that keeps everything in a directory, and waits until it is ready.
     pub fn start(directory: &Path) -> ApiServer {
         std::fs::create_dir_all(directory).unwrap();
+        // Paths in a kubeconfig are relative to its own directory.
+        let directory = &std::fs::canonicalize(directory).unwrap();
         let mut server = ApiServer {
             directory: directory.to_owned(),
             authority: Authority::new(),
@@ -115,6 +117,11 @@ impl ApiServer {
     /// The audit log: one JSON object a line, with verb, user and resource of each request.
     pub fn audit_log(&self) -> String {
         std::fs::read_to_string(self.directory.join("audit.log")).unwrap_or_default()
+    }
+
+    /// Whether its processes run.
+    pub fn is_running(&mut self) -> bool {
+        self.processes.iter_mut().all(|process| process.ended().is_none())
     }
 
     /// Ends its processes. What was stored stays.
