@@ -178,12 +178,15 @@ fn a_route_label_is_there_when_asked_for() {
 
 #[test]
 fn admin_explains_and_the_metrics_listener_does_not() {
-    let gateway = Start::with(&everything_to(&[echo()])).set("metrics", json!("127.0.0.1:0")).ready();
+    let gateway = Start::with(&everything_to(&[echo()])).set("metrics", json!("127.0.0.1:0"));
+    let gateway = gateway.set("publicPorts", json!({"http": 8081, "https": 8444})).ready();
     let answer = gateway.admin_page("/explain?method=GET&url=http%3A%2F%2Fa.test%2Fx%2F..%2Fy&header=X-A%3A+b").json();
     assert_eq!(
         (&answer["reason"], &answer["ingress"]["name"], &answer["upstream"]["target"]),
         (&json!("Upstream"), &json!("web"), &json!("/y"))
     );
+    let fields = answer["upstream"]["headers"].as_array().unwrap();
+    assert!(fields.contains(&json!(["x-forwarded-port", "8081"])), "as clients see it: {fields:?}");
     assert_eq!(gateway.admin_page("/explain").status, 400);
     assert_eq!(gateway.admin_page("/nothing").status, 404);
     assert_eq!(gateway.admin_page("/healthz").status, 200);

@@ -69,7 +69,7 @@ fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
         builder.set_max_proto_version(Some(SslVersion::TLS1_1)).unwrap();
     });
     assert!(old.is_err());
-    assert!(gateway.metric("sluicegate_tls_handshakes_total", &["failed"]) >= 1.0);
+    gateway.wait_metric("sluicegate_tls_handshakes_total", &["failed"], 1.0);
     gateway.wait_metric("sluicegate_tls_handshakes_total", &["full"], 2.0);
 }
 
