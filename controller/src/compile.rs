@@ -98,8 +98,14 @@ impl Compiler {
             }
             News::Ended(feed) => {
                 let Some(namespace) = feed.namespace else { return };
-                let objects = self.world.objects_in(feed.kind, &namespace);
-                batch.edits.extend(objects.into_iter().map(|key| Edit::Remove(feed.kind, key)));
+                // Those of the world, and those that came in this batch.
+                let came = batch.edits.iter().filter_map(|edit| match edit {
+                    Edit::PutTrimmed(object) if object.facts.kind() == feed.kind => Some(object.facts.key()),
+                    _ => None,
+                });
+                let came = came.filter(|key| key.namespace == namespace).cloned();
+                let gone: Vec<ObjectKey> = came.chain(self.world.objects_in(feed.kind, &namespace)).collect();
+                batch.edits.extend(gone.into_iter().map(|key| Edit::Remove(feed.kind, key)));
                 batch.edits.push(Edit::Access(feed.kind, namespace, Access::Pending));
             }
             News::Addresses(addresses) => {
@@ -166,27 +172,12 @@ impl Compiler {
 
     /// Secrets and ConfigMaps are watched where they are named.
     fn tell_needs(&self) {
-        if !self.world.settings().guarded {
-            return;
-        }
-        // Until every Ingress and class is listed, a namespace that is not named yet may be.
-        let needs =
-            Needs { secrets: self.world.namespaces_of_secrets(), config_maps: self.world.namespaces_of_config_maps() };
-        self.needs.send_if_modified(|current| {
-            let changed = *current != needs;
-            *current = needs;
-            changed
-        });
+        let needs = Needs::of(&self.world);
+        self.needs.send_if_modified(|current| std::mem::replace(current, needs.clone()) != needs);
     }
 
     /// Every feed has listed, and of every namespace whose Secrets or ConfigMaps are named it is known whether they may be read.
     fn is_complete(&self) -> bool {
-        let settled = |kind: Kind, namespaces: &BTreeSet<Arc<str>>| {
-            namespaces.iter().all(|namespace| self.world.is_settled(kind, namespace))
-        };
-        let needs = self.needs.borrow();
-        self.unlisted.is_empty()
-            && settled(Kind::Secret, &needs.secrets)
-            && settled(Kind::ConfigMap, &needs.config_maps)
+        self.unlisted.is_empty() && self.needs.borrow().are_settled(&self.world)
     }
 }

@@ -159,16 +159,11 @@ fn listed(
 ) -> Option<World> {
     let started = Instant::now();
     loop {
-        let wanted = Needs { secrets: world.namespaces_of_secrets(), config_maps: world.namespaces_of_config_maps() };
-        let settled = !world.settings().guarded
-            || (wanted.secrets.iter().all(|namespace| world.is_settled(Kind::Secret, namespace))
-                && wanted.config_maps.iter().all(|namespace| world.is_settled(Kind::ConfigMap, namespace)));
-        if unlisted.is_empty() && settled {
+        let wanted = Needs::of(&world);
+        if unlisted.is_empty() && wanted.are_settled(&world) {
             return Some(world);
         }
-        if world.settings().guarded {
-            needs.send_if_modified(|current| std::mem::replace(current, wanted.clone()) != wanted);
-        }
+        needs.send_if_modified(|current| std::mem::replace(current, wanted.clone()) != wanted);
         let edit = match news.recv_timeout(LIMIT.saturating_sub(started.elapsed())) {
             Ok(News::Put(object, _)) => Edit::PutTrimmed(object),
             Ok(News::Remove(kind, key)) => Edit::Remove(kind, key),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use sluicegate_snapshot::Kind;
+use sluicegate_snapshot::{Kind, World};
 use tokio::sync::watch::Receiver;
 use tokio::task::JoinHandle;
 
@@ -19,6 +19,22 @@ pub struct Needs {
 }
 
 impl Needs {
+    /// What a world names; nothing where Secrets are watched everywhere. Costs O(namespaces + classes).
+    pub fn of(world: &World) -> Self {
+        match world.settings().guarded {
+            true => Needs { secrets: world.namespaces_of_secrets(), config_maps: world.namespaces_of_config_maps() },
+            false => Needs::default(),
+        }
+    }
+
+    /// Whether it is known of all of them what is there, or that it may not be read.
+    pub fn are_settled(&self, world: &World) -> bool {
+        let settled = |kind: Kind, namespaces: &BTreeSet<Arc<str>>| {
+            namespaces.iter().all(|namespace| world.is_settled(kind, namespace))
+        };
+        settled(Kind::Secret, &self.secrets) && settled(Kind::ConfigMap, &self.config_maps)
+    }
+
     fn feeds(&self) -> BTreeSet<Feed> {
         let feed =
             |kind: Kind| move |namespace: &Arc<str>| Feed { kind, namespace: Some(namespace.clone()), labels: None };

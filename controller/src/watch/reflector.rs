@@ -25,8 +25,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait: an API server that is back is noticed soon.
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
 
-/// How long a feed that was never listed may be denied before that is believed: just after its start an API server says 403
-/// to everybody, until it has loaded its rules.
+/// How long a feed is denied before that is believed: just after its start an API server says 403 to everybody, until it has
+/// loaded its rules.
 const BELIEVED_AFTER: Duration = Duration::from_secs(3);
 
 /// Wait between two tries where the rights are missing: a new RoleBinding is noticed soon, and many namespaces without one
@@ -86,8 +86,11 @@ pub async fn reflect<K: Watched>(watcher: Watcher, feed: Feed) {
         denied_since: None,
     };
     loop {
+        let started = Instant::now();
         match reflector.pass().await {
             Stop::ReceiverGone => return,
+            // A server, or a proxy before it, that ends every watch at once must not be asked without a pause.
+            Stop::Renew if started.elapsed() < FIRST_WAIT => tokio::time::sleep(FIRST_WAIT).await,
             Stop::Renew => {}
             Stop::Failure(failure) => {
                 if reflector.failed(failure).is_err() {
@@ -143,8 +146,7 @@ impl<K: Watched> Reflector<K> {
 
     /// Rights are missing, and not only because the API server has just started.
     fn is_denied(&self) -> bool {
-        let was_listed = self.version.is_some() || !self.known.is_empty();
-        self.denied_since.is_some_and(|since| was_listed || since.elapsed() >= BELIEVED_AFTER)
+        self.denied_since.is_some_and(|since| since.elapsed() >= BELIEVED_AFTER)
     }
 
     /// The jittered wait; a denial that is not believed yet is asked about again when it would be.
@@ -215,6 +217,10 @@ impl<K: Watched> Reflector<K> {
     async fn watch(&mut self) -> Result<(), Stop> {
         let version = self.version.clone().unwrap_or_default();
         let stream = self.api.watch(&self.params(), &version).await.map_err(failure)?;
+        if self.denied_since.is_some() {
+            // The watch goes on where it was, so everything is known again without a list.
+            self.send(News::Listed(self.feed.clone()))?;
+        }
         self.works();
         self.events(std::pin::pin!(stream)).await
     }

@@ -56,6 +56,9 @@ fn each_process_may_be_restarted() {
     eventually("the gateway to be back", || {
         (controller.metric("sluicegate_controller_gateways") == Some(1.0)).then_some(())
     });
+    eventually("the gateway to acknowledge what it has", || {
+        (controller.metric("sluicegate_controller_gateways_behind") == Some(0.0)).then_some(())
+    });
     cluster.api.create(&cluster.host("three", "three.restarts.test", "green"));
     gateway.answers("three.restarts.test", "/", &green);
     assert_eq!(syncs(&controller), 0.0, "it went on where it was");

@@ -1,10 +1,11 @@
 //! A network namespace for the whole run, with addresses for pods.
 
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -72,4 +73,39 @@ pub fn unassign(address: Ipv4Addr) {
 /// Gives an IPv6 address to this host.
 pub fn assign_v6(address: std::net::Ipv6Addr) {
     assert!(ip(&format!("addr add {address}/128 dev lo nodad")), "{address}");
+}
+
+/// A way to a server that can be cut: what is connected is reset, new connections are made as before.
+pub struct Wire {
+    /// Where to connect to.
+    pub address: SocketAddr,
+    ends: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Wire {
+    /// A way to `server`.
+    pub fn to(server: SocketAddr) -> Wire {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let wire = Wire { address: listener.local_addr().unwrap(), ends: Arc::default() };
+        let ends = wire.ends.clone();
+        std::thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                let Ok(far) = TcpStream::connect(server) else { continue };
+                let copy = |stream: &TcpStream| stream.try_clone().unwrap();
+                ends.lock().unwrap().extend([copy(&near), copy(&far)]);
+                for (mut from, mut to) in [(copy(&near), copy(&far)), (far, near)] {
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        wire
+    }
+
+    /// Ends every connection.
+    pub fn cut(&self) {
+        self.ends.lock().unwrap().drain(..).for_each(|end| drop(end.shutdown(Shutdown::Both)));
+    }
 }

@@ -3,13 +3,16 @@
 use serde_json::json;
 
 use crate::Test;
+use crate::bed;
 use crate::client::Tls;
-use crate::harness::{Cluster, Pod, eventually, rule};
+use crate::harness::{Cluster, Controller, Pod, eventually, rule};
+use crate::network::Wire;
 use crate::pki;
 
 pub const TESTS: &[Test] = &[
     ("a_namespace_that_grants_nothing_is_told_how", a_namespace_that_grants_nothing_is_told_how),
     ("a_grant_that_is_taken_back_costs_nothing", a_grant_that_is_taken_back_costs_nothing),
+    ("a_grant_that_comes_back_is_believed", a_grant_that_comes_back_is_believed),
 ];
 
 /// An Ingress with TLS whose namespace has not granted anything yet.
@@ -73,4 +76,25 @@ fn a_grant_that_is_taken_back_costs_nothing() {
         (controller.metric("sluicegate_controller_gateways_behind") == Some(0.0)).then_some(())
     });
     assert!(has_certificate(), "a 403 is not a deletion");
+}
+
+/// The watch is cut, refused, and goes on where it was: no list says that all is known again.
+fn a_grant_that_comes_back_is_believed() {
+    let cluster = Cluster::new("regranted");
+    let spec = "tls: [{hosts: [regranted.test], secretName: none}], rules: [{host: regranted.test}]";
+    cluster.api.create(&cluster.ingress("web", spec));
+    let (url, text) = (bed::bed().url(), std::fs::read_to_string(&cluster.kubeconfig).unwrap());
+    let wire = Wire::to(url.trim_start_matches("https://").parse().unwrap());
+    let kubeconfig = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(kubeconfig.path(), text.replace(&url, &format!("https://{}", wire.address))).unwrap();
+    let controller = Controller::start(kubeconfig.path(), json!({"ingressClass": cluster.class})).ready();
+    let told = |word: &str| {
+        eventually(word, || controller.diagnostics().iter().any(|diagnostic| diagnostic.contains(word)).then_some(()));
+    };
+    told("SecretNotFound");
+    cluster.api.delete(&cluster.path("RoleBinding", "sluicegate"));
+    wire.cut();
+    told("SecretAccessDenied");
+    cluster.grant("regranted");
+    told("SecretNotFound");
 }
