@@ -134,14 +134,15 @@ struct Entered {
 }
 
 impl Entered {
+    /// Notes what the gateway has, and says what it refuses since now.
     fn acknowledge(&self, version: Version, refused: Vec<Refused>) {
         let mut gateways = self.publication.gateways.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(gateway) = gateways.get_mut(&self.id) {
-            gateway.acknowledged = Some(version);
-            // What was refused once is refused until the Secret changes, which the gateway then says again.
-            gateway.refused.retain(|known| !refused.iter().any(|new| new.secret == known.secret));
-            gateway.refused.extend(refused);
+        let Some(gateway) = gateways.get_mut(&self.id) else { return };
+        for new in refused.iter().filter(|new| !gateway.refused.contains(new)) {
+            tracing::warn!(gateway = %gateway.name, secret = %new.secret, "a gateway cannot use it: {}", new.message);
         }
+        gateway.acknowledged = Some(version);
+        gateway.refused = refused;
     }
 }
 

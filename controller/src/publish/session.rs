@@ -104,12 +104,7 @@ impl Session<'_> {
 
     fn take(&mut self, frame: Frame) {
         match frame {
-            Frame::Ack(ack) => {
-                for refused in &ack.refused {
-                    tracing::warn!(secret = %refused.secret, "a gateway cannot use it: {}", refused.message);
-                }
-                self.entered.acknowledge(ack.version, ack.refused);
-            }
+            Frame::Ack(ack) => self.entered.acknowledge(ack.version, ack.refused),
             Frame::Resync(resync) => {
                 tracing::warn!("a gateway wants everything: {}", resync.why);
                 self.cursor = None;

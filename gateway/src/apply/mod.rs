@@ -9,12 +9,13 @@ mod restored;
 mod retire;
 pub mod state_file;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use sluicegate_snapshot::replica::Replica;
 use sluicegate_snapshot::wire::Refused;
-use sluicegate_snapshot::{Delta, Snapshot};
+use sluicegate_snapshot::{Delta, ObjectKey, Snapshot};
 
 pub use compiler::Compiler;
 
@@ -33,6 +34,8 @@ pub struct Applier {
     state_file: Option<StateFile>,
     /// Certificates whose key has yet to come.
     awaited_keys: usize,
+    /// What is published and cannot be used, by Secret.
+    refused: BTreeMap<ObjectKey, Refused>,
 }
 
 impl Applier {
@@ -46,6 +49,7 @@ impl Applier {
             retired: Retired::default(),
             state_file,
             awaited_keys: 0,
+            refused: BTreeMap::new(),
         }
     }
 
@@ -60,8 +64,6 @@ impl Applier {
                 self.replica = replica;
                 let table = self.table.load().apply(&change, &mut self.bind);
                 self.swap(table);
-                // What a restored certificate lacks is its key, which is no reason to refuse it.
-                self.bind.refused.clear();
                 tracing::info!(version = %self.replica.snapshot().version, "last good snapshot is in force");
                 true
             }
@@ -83,15 +85,20 @@ impl Applier {
         self.awaited_keys > 0
     }
 
-    /// Takes a delta over. Returns what of it cannot be used.
-    pub fn put_in_force(&mut self, delta: &Delta) -> Vec<Refused> {
+    /// What is published and cannot be used.
+    pub fn refused(&self) -> Vec<Refused> {
+        self.refused.values().cloned().collect()
+    }
+
+    /// Takes a delta over.
+    pub fn put_in_force(&mut self, delta: &Delta) {
         let change = self.replica.apply(delta);
+        delta.certificates.keys().for_each(|secret| drop(self.refused.remove(secret)));
         let table = self.table.load().apply(&change, &mut self.bind);
         self.swap(table);
         if let Some(file) = &mut self.state_file {
             file.record(delta);
         }
-        std::mem::take(&mut self.bind.refused)
     }
 
     fn swap(&mut self, table: Table) {
@@ -99,6 +106,8 @@ impl Applier {
         if self.awaited_keys > 0 {
             self.awaited_keys = self.replica.awaited_keys();
         }
+        let refused = self.bind.refused.drain(..).map(|refused| (refused.secret.clone(), refused));
+        self.refused.extend(refused);
         let version = table.version.clone();
         let old = self.table.swap(Arc::new(table));
         self.retired.push(old);

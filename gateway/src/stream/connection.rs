@@ -45,6 +45,8 @@ pub(super) struct Session {
     shared: Arc<Shared>,
     signals: UnboundedReceiver<Signal>,
     default_certificate: Option<DefaultCertificateFiles>,
+    /// The controller of this connection was told what is in force.
+    has_acknowledged: bool,
 }
 
 /// What wakes the session.
@@ -62,7 +64,7 @@ impl Session {
         signals: UnboundedReceiver<Signal>,
         default_certificate: Option<DefaultCertificateFiles>,
     ) -> Self {
-        Session { applier, shared, signals, default_certificate }
+        Session { applier, shared, signals, default_certificate, has_acknowledged: false }
     }
 
     /// Nobody is connected.
@@ -113,6 +115,7 @@ impl Session {
         was_useful: &mut bool,
     ) -> Result<(), String> {
         let mut receiver = Receiver::default();
+        self.has_acknowledged = false;
         send(sender, Frame::Hello(self.hello())).await?;
         let mut ticks = interval(Duration::from_secs(HEARTBEAT_SECONDS));
         let mut heard = Instant::now();
@@ -174,12 +177,16 @@ impl Session {
         match received {
             Received::Nothing => Ok(()),
             Received::Delta(delta) => {
-                let ack = self.apply(&delta)?;
-                send(sender, Frame::Ack(ack)).await
+                self.apply(&delta)?;
+                self.acknowledge(sender).await
             }
             Received::Current(version) => {
                 if version.digest == self.applier.snapshot().version.digest && self.shared.state.has_table() {
                     self.shared.state.in_step();
+                    // Equal content comes without a change that could be acknowledged.
+                    if !self.has_acknowledged {
+                        return self.acknowledge(sender).await;
+                    }
                 }
                 Ok(())
             }
@@ -191,15 +198,20 @@ impl Session {
         }
     }
 
+    async fn acknowledge(&mut self, sender: &mut SendStream<Bytes>) -> Result<(), String> {
+        self.has_acknowledged = true;
+        let ack = Ack { version: self.applier.snapshot().version.clone(), refused: self.applier.refused() };
+        send(sender, Frame::Ack(ack)).await
+    }
+
     /// # Errors
     /// What came does not make what the controller has; the connection has to start over.
-    fn apply(&mut self, delta: &Delta) -> Result<Ack, String> {
+    fn apply(&mut self, delta: &Delta) -> Result<(), String> {
         let started = Instant::now();
         let is_first = !self.shared.state.has_table();
-        let refused = match delta.is_empty() && !is_first {
-            true => Vec::new(),
-            false => self.applier.put_in_force(delta),
-        };
+        if !delta.is_empty() || is_first {
+            self.applier.put_in_force(delta);
+        }
         let version = self.applier.snapshot().version.clone();
         tracing::info!(%version, us = started.elapsed().as_micros() as u64, "configuration applied");
         self.shared.state.in_step();
@@ -207,7 +219,7 @@ impl Session {
             let (got, said) = (version.digest.short(), delta.version.digest.short());
             return Err(format!("a change made {got} here and {said} there"));
         }
-        Ok(Ack { version, refused })
+        Ok(())
     }
 
     /// What is done now and then, connected or not.

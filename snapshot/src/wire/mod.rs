@@ -128,7 +128,7 @@ impl Update {
 pub struct Ack {
     /// The version in force.
     pub version: Version,
-    /// Resources of the update that the gateway cannot use; the last good form of each stays in force.
+    /// Resources of that version that the gateway cannot use, all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<Refused>,
 }
