@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sluicegate_process::cli::{over, over_list, parse};
 use sluicegate_process::settings::{self, SettingsFile};
 use sluicegate_process::{EXIT_USAGE, SettingsError};
 
@@ -108,18 +109,6 @@ pub enum Output {
     Json,
 }
 
-fn over<T>(target: &mut Option<T>, flag: Option<T>) {
-    if flag.is_some() {
-        *target = flag;
-    }
-}
-
-fn list<T>(target: &mut Vec<T>, flag: Vec<T>) {
-    if !flag.is_empty() {
-        *target = flag;
-    }
-}
-
 impl MeaningArgs {
     /// Flags over the file, the file over the defaults.
     fn settings(self) -> Result<Settings, SettingsError> {
@@ -129,9 +118,9 @@ impl MeaningArgs {
         };
         over(&mut settings.kubeconfig, self.kubeconfig);
         over(&mut settings.ingress_class, self.ingress_class);
-        list(&mut settings.controller_names, self.controller_name);
+        over_list(&mut settings.controller_names, self.controller_name);
         settings.watch_without_class |= self.watch_without_class;
-        list(&mut settings.watch_namespaces, self.watch_namespace);
+        over_list(&mut settings.watch_namespaces, self.watch_namespace);
         over(&mut settings.selector, self.selector);
         settings.watch_secrets_everywhere |= self.watch_secrets_everywhere;
         over(&mut settings.configmap, self.configmap);
@@ -149,7 +138,7 @@ impl RunArgs {
         settings.admin = self.admin.unwrap_or(settings.admin);
         over(&mut settings.metrics, self.metrics);
         over(&mut settings.publish_service, self.publish_service);
-        list(&mut settings.publish_addresses, self.publish_address);
+        over_list(&mut settings.publish_addresses, self.publish_address);
         settings.judge()?;
         Ok(settings)
     }
@@ -157,13 +146,9 @@ impl RunArgs {
 
 /// Parses the command line and runs what it asks for.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli: Cli = match parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            // --help and --version are no errors.
-            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
-        }
+        Err(code) => return code,
     };
     let result = match cli.command {
         Command::Run(args) => args.settings().map(|settings| run::run(&settings)),

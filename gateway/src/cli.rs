@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sluicegate_process::cli::{over, over_list, parse};
 use sluicegate_snapshot::Mode;
 
 use crate::settings::{Settings, SettingsError, SettingsFile};
@@ -165,15 +166,10 @@ impl MeaningArgs {
             Some(path) => settings::read(path)?,
             None => Settings::default(),
         };
-        let over = |target: &mut Option<String>, flag: &Option<String>| {
-            if flag.is_some() {
-                target.clone_from(flag);
-            }
-        };
-        over(&mut settings.ingress_class, &self.ingress_class);
-        over(&mut settings.configmap, &self.configmap);
-        over(&mut settings.default_certificate, &self.default_certificate);
-        over(&mut settings.default_backend, &self.default_backend);
+        over(&mut settings.ingress_class, self.ingress_class.clone());
+        over(&mut settings.configmap, self.configmap.clone());
+        over(&mut settings.default_certificate, self.default_certificate.clone());
+        over(&mut settings.default_backend, self.default_backend.clone());
         Ok(settings)
     }
 }
@@ -182,15 +178,10 @@ impl RunArgs {
     /// Flags over the file, the file over the defaults.
     fn settings(self) -> Result<Settings, SettingsError> {
         let mut settings = self.meaning.settings()?;
-        fn list<T>(target: &mut Vec<T>, flag: Vec<T>) {
-            if !flag.is_empty() {
-                *target = flag;
-            }
-        }
-        list(&mut settings.manifests, self.manifests);
-        list(&mut settings.controllers, self.controller);
-        list(&mut settings.http, self.http);
-        list(&mut settings.https, self.https);
+        over_list(&mut settings.manifests, self.manifests);
+        over_list(&mut settings.controllers, self.controller);
+        over_list(&mut settings.http, self.http);
+        over_list(&mut settings.https, self.https);
         settings.admin = self.admin.unwrap_or(settings.admin);
         settings.metrics = self.metrics.or(settings.metrics);
         settings.workers = self.workers.or(settings.workers);
@@ -204,13 +195,9 @@ impl RunArgs {
 
 /// Parses the command line and runs what it asks for.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli: Cli = match parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            // --help and --version are no errors.
-            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
-        }
+        Err(code) => return code,
     };
     let usage = |error: SettingsError| {
         eprintln!("sluicegate: {error}");

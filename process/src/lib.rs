@@ -1,6 +1,7 @@
-//! What the gateway's and the controller's processes do alike: reading a configuration file, logging, and moving the
+//! What the gateway's and the controller's processes do alike: reading a command line and a configuration file, logging, and moving the
 //! frames of [`sluicegate_snapshot::wire`] over HTTP/2. Nothing of the product's meaning is here.
 
+pub mod cli;
 pub mod frames;
 pub mod log;
 pub mod settings;
