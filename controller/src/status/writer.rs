@@ -1,6 +1,6 @@
 //! Writes statuses: a merge patch of the status subresource, of the newest that is wanted, some at a time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ pub async fn write(client: Client, mut writes: UnboundedReceiver<Write>, metrics
     let mut waiting: HashMap<ObjectKey, Write> = HashMap::new();
     let mut last: HashMap<ObjectKey, Instant> = HashMap::new();
     let mut running = FuturesUnordered::new();
-    let mut busy: HashMap<ObjectKey, ()> = HashMap::new();
+    let mut busy: HashSet<ObjectKey> = HashSet::new();
     let mut said: Option<Instant> = None;
     loop {
         tokio::select! {
@@ -66,17 +66,16 @@ pub async fn write(client: Client, mut writes: UnboundedReceiver<Write>, metrics
                             tracing::warn!(ingress = %write.ingress, "status cannot be written: {}; it is tried again", failure.sentence());
                         }
                         waiting.entry(write.ingress.clone()).or_insert(write);
-                        last.retain(|_, when| when.elapsed() < SPACING);
                     }
                 }
             }
         }
         let free = AT_A_TIME.saturating_sub(running.len());
-        let next: Vec<ObjectKey> = waiting.keys().filter(|key| !busy.contains_key(*key)).take(free).cloned().collect();
+        let next: Vec<ObjectKey> = waiting.keys().filter(|key| !busy.contains(*key)).take(free).cloned().collect();
         for key in next {
             if let Some(write) = waiting.remove(&key) {
                 let pause = last.get(&key).and_then(|last| SPACING.checked_sub(last.elapsed())).unwrap_or_default();
-                busy.insert(key, ());
+                busy.insert(key);
                 running.push(attempt(client.clone(), write, pause));
             }
         }

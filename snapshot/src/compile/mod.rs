@@ -12,6 +12,7 @@ mod claims;
 mod class;
 mod content;
 mod host;
+mod mode;
 mod references;
 mod status;
 mod store;
@@ -27,11 +28,11 @@ use claims::{Claims, Reference};
 use class::{ClassRef, Classes};
 use store::{Index, Store};
 
-use crate::diagnostic::{Diagnostic, DiagnosticReason};
-use crate::facts::{Facts, Object, ServiceFacts, ServiceKind, Trimmed};
+use crate::diagnostic::Diagnostic;
+use crate::facts::{Object, Trimmed};
 use crate::key::{BackendKey, HostPattern, Kind, ObjectKey, ObjectRef, ServicePort};
 use crate::model::{Delta, Globals, PathType, Resource, Route, Snapshot, Target, Version};
-use crate::settings::{Mode, Settings};
+use crate::settings::Settings;
 
 /// One change of the world.
 #[derive(Debug, Clone)]
@@ -247,51 +248,6 @@ impl World {
     fn see(&mut self, kind: Kind, version: u64) {
         let highest = self.resource_versions.entry(kind).or_default();
         *highest = (*highest).max(version);
-    }
-
-    /// What an object may not say in this mode: endpoints by annotation are for files only (and have to be readable there),
-    /// and in a cluster nothing may lead to the gateway's own pod.
-    fn judge_mode(&self, facts: &Facts) -> Vec<Diagnostic> {
-        match facts {
-            Facts::Service(service) => self.judge_service(service).into_iter().collect(),
-            Facts::Slice(slice) => {
-                let object = ObjectRef::new(Kind::EndpointSlice, &slice.key);
-                let refused =
-                    slice.endpoints.iter().filter(|endpoint| !backend::may_reach(endpoint.address, self.settings.mode));
-                let diagnostic = |endpoint: &crate::facts::EndpointFacts| {
-                    let message = format!(
-                        "{} is a loopback or link-local address, which is the gateway's own pod or node; the endpoint is not used",
-                        endpoint.address
-                    );
-                    Diagnostic::new(object.clone(), DiagnosticReason::EndpointInvalid, "endpoints", message)
-                };
-                refused.map(diagnostic).collect()
-            }
-            _ => Vec::new(),
-        }
-    }
-
-    fn judge_service(&self, service: &ServiceFacts) -> Option<Diagnostic> {
-        let object = ObjectRef::new(Kind::Service, &service.key);
-        if let ServiceKind::ExternalName(name) = &service.kind
-            && self.settings.mode == Mode::Cluster
-            && backend::is_localhost(name)
-        {
-            let message = "names the gateway's own pod; requests are answered with 503";
-            return Some(Diagnostic::new(object, DiagnosticReason::ServiceUnsupported, "spec.externalName", message));
-        }
-        let (reason, message) = match (self.settings.mode, service.annotated.as_ref()?) {
-            (Mode::Cluster, _) => (
-                DiagnosticReason::AnnotationRefused,
-                "endpoints by annotation are for standalone mode only; EndpointSlices are used".to_owned(),
-            ),
-            (Mode::Standalone, Err(message)) => (
-                DiagnosticReason::EndpointInvalid,
-                format!("{message}; the last good endpoints stay in force, else requests are answered with 503"),
-            ),
-            (Mode::Standalone, Ok(_)) => return None,
-        };
-        Some(Diagnostic::new(object, reason, "metadata.annotations[sluicegate.dev/endpoints]", message))
     }
 
     /// Whoever names a Secret has to be looked at again, and every server name that it may serve.
