@@ -49,10 +49,11 @@ dependencies:
 apiserver: # A real one, for the controller's tests.
 	@$(STEP) "API server for the tests (the first time five minutes)" .ci/apiserver
 
-unit:
+unit: # The programs first: a test runs those of other packages, the quickstarts all.
+	@$(STEP) "Build programs and tests" $(CARGO) build --locked --workspace --bins --tests
 	@$(STEP) "Tests: unit, property, integration" $(CARGO) test --locked --workspace
 
-quickstart: # After the tests, which build the gateway.
+quickstart: # After `unit`, which builds the programs, as the next.
 	@$(STEP) "Quickstart: what it prints works" .ci/quickstart
 
 quickstart-cluster:
