@@ -29,11 +29,42 @@ pub fn judge(log: &str) -> Result<(), String> {
         .collect();
     let list = |set: BTreeSet<&String>| set.into_iter().cloned().collect::<Vec<_>>().join(", ");
     println!("rights used: {}", list(used.iter().collect()));
+    let parameters: BTreeSet<String> = log.lines().chain(others.lines()).flat_map(parameters).collect();
+    let known: BTreeSet<String> = PARAMETERS.iter().map(|name| (*name).to_owned()).collect();
+    if parameters != known {
+        return Err(format!("parameters of lists and watches used: {parameters:?}; expected: {known:?}"));
+    }
     let (more, less) = (list(used.difference(&granted).collect()), list(granted.difference(&used).collect()));
     match (more.is_empty(), less.is_empty()) {
         (true, true) => Ok(()),
         _ => Err(format!("rights used and not granted: [{more}]; granted and not used: [{less}]")),
     }
+}
+
+/// The parameters that lists and watches are asked with: all of the reference's operation `list` but `pretty`, which is for
+/// people.
+const PARAMETERS: [&str; 10] = [
+    "allowWatchBookmarks",
+    "continue",
+    "fieldSelector",
+    "labelSelector",
+    "limit",
+    "resourceVersion",
+    "resourceVersionMatch",
+    "sendInitialEvents",
+    "timeoutSeconds",
+    "watch",
+];
+
+/// The names of the parameters of a list or watch by the controller's user.
+fn parameters(line: &str) -> Vec<String> {
+    let event: Value = serde_json::from_str(line).unwrap_or_default();
+    if event["user"]["username"] != bed::CONTROLLER || !matches!(event["verb"].as_str(), Some("list" | "watch")) {
+        return Vec::new();
+    }
+    let (_, query) = event["requestURI"].as_str().and_then(|uri| uri.split_once('?')).unwrap_or_default();
+    let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+    query.split('&').filter(|pair| !pair.is_empty()).map(name).collect()
 }
 
 /// `verb group/resource/subresource` of a line that is about the controller's user.

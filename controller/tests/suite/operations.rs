@@ -7,7 +7,8 @@ use crate::Test;
 use crate::api::{Answer, collection, documents};
 use crate::harness::{Cluster, Pod, eventually, rule};
 
-pub const TESTS: &[Test] = &[("each_one_is_followed", each_one_is_followed)];
+pub const TESTS: &[Test] =
+    &[("each_one_is_followed", each_one_is_followed), ("their_options_are_followed", their_options_are_followed)];
 
 const MERGE: &str = "application/merge-patch+json";
 
@@ -83,4 +84,55 @@ fn each_one_is_followed() {
     cluster.api.delete(&collection("Ingress", &cluster.namespace));
     gateway.answers("one.test", "/", 404);
     gateway.answers("two.test", "/", 404);
+}
+
+/// What the operations' parameters change: only what is stored is served, and for as long as it is.
+fn their_options_are_followed() {
+    let cluster = Cluster::new("options");
+    let pod = Pod::start("options");
+    cluster.api.create(&cluster.service("web", &[&pod]));
+    let (_controller, gateway) = cluster.start(json!({"publishAddresses": ["192.0.2.7"]}));
+    let path = cluster.path("Ingress", "shop");
+    let all = collection("Ingress", &cluster.namespace);
+    let document = |name: &str, host: &str| documents(&cluster.host(name, host, "web"))[0].clone();
+    let call = |method: Method, target: &str, media_type: &str, body: &serde_json::Value| -> Answer {
+        cluster.api.call(method, target, media_type, &body.to_string())
+    };
+
+    // dryRun stores nothing; what follows it on the same watch is served, so it was not merely late.
+    call(Method::POST, &format!("{all}?dryRun=All"), "application/json", &document("dry", "dry.test")).ok();
+    let apply = format!("{path}?fieldManager=test&fieldValidation=Strict");
+    call(Method::PATCH, &apply, "application/apply-patch+yaml", &document("shop", "shop.test")).ok();
+    gateway.answers("shop.test", "/", &pod);
+    gateway.answers("dry.test", "/", 404);
+    call(Method::DELETE, &path, "application/json", &json!({"dryRun": ["All"]})).ok();
+
+    // A field that does not exist is refused by the server, or dropped: the rest is served.
+    let mut odd = document("odd", "odd.test");
+    odd["spec"]["hots"] = json!("typo");
+    let strict = call(Method::POST, &format!("{all}?fieldValidation=Strict"), "application/json", &odd);
+    assert_eq!(strict.status, 400);
+    call(Method::POST, &format!("{all}?fieldValidation=Ignore"), "application/json", &odd).ok();
+    gateway.answers("odd.test", "/", &pod);
+    gateway.answers("shop.test", "/", &pod);
+
+    // An Ingress that is being deleted and has a finalizer is there until the finalizer is gone.
+    let finalizers = |list: serde_json::Value| json!({"metadata": {"finalizers": list}});
+    call(Method::PATCH, &path, MERGE, &finalizers(json!(["example.com/hold"]))).ok();
+    let options = json!({"propagationPolicy": "Foreground", "gracePeriodSeconds": 0});
+    call(Method::DELETE, &path, "application/json", &options).ok();
+    assert!(cluster.api.get(&path)["metadata"]["deletionTimestamp"].is_string());
+    cluster.api.create(&document("after", "after.test").to_string());
+    gateway.answers("after.test", "/", &pod);
+    gateway.answers("shop.test", "/", &pod);
+    eventually("its status", || (cluster.points("shop")[0]["ip"] == "192.0.2.7").then_some(()));
+    call(Method::PATCH, &path, MERGE, &finalizers(json!(null))).ok();
+    gateway.answers("shop.test", "/", 404);
+
+    // deletecollection with a selector takes those that it selects.
+    let label = json!({"metadata": {"labels": {"color": "red"}}});
+    call(Method::PATCH, &cluster.path("Ingress", "odd"), MERGE, &label).ok();
+    call(Method::DELETE, &format!("{all}?labelSelector=color%3Dred"), "application/json", &json!({})).ok();
+    gateway.answers("odd.test", "/", 404);
+    gateway.answers("after.test", "/", &pod);
 }
