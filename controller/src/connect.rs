@@ -1,10 +1,19 @@
 //! The client of the API server, from a kubeconfig or the pod's service account.
+//!
+//! The stack is put together here, of the library's layers, for two reasons: its own has no TCP keep-alive, so that a
+//! connection whose other end vanished would be noticed only after minutes; and it tries refused requests again with waits of
+//! its own, which are longer than ours and hide the refusal from readiness and log.
 
 use std::path::Path;
 use std::time::Duration;
 
+use hyper_timeout::TimeoutConnector;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{ClientBuilder, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tower::{BoxError, ServiceBuilder};
 
 /// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -12,12 +21,18 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long a watch may be silent: bookmarks come about once a minute, so more is a dead connection.
 const SILENCE: Duration = Duration::from_secs(150);
 
+/// Silence after which the kernel asks whether the other end is still there, and between its questions.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// Questions without an answer after which it is taken for gone.
+const KEEP_ALIVE_TRIES: u32 = 3;
+
 /// Makes a client. Nothing is asked of the server yet.
 ///
 /// # Errors
 /// A sentence: the file cannot be read or used, or there is no configuration at all.
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, String> {
-    let mut config = match kubeconfig {
+    let config = match kubeconfig {
         Some(path) => {
             let wrong = |error: &dyn std::fmt::Display| format!("kubeconfig {}: {error}", path.display());
             let file = Kubeconfig::read_from(path).map_err(|error| wrong(&error))?;
@@ -30,9 +45,32 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, String> {
             )
         })?,
     };
-    config.connect_timeout = Some(CONNECT_LIMIT);
-    config.read_timeout = Some(SILENCE);
     let server = config.cluster_url.clone();
     tracing::info!(%server, "API server");
-    Client::try_from(config).map_err(|error| format!("API server {server}: {error}"))
+    stack(&config).map_err(|error| format!("API server {server}: {error}"))
+}
+
+fn stack(config: &Config) -> Result<Client, BoxError> {
+    if let Some(proxy) = &config.proxy_url {
+        return Err(format!("the kubeconfig names the proxy {proxy}; proxies are not supported").into());
+    }
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(KEEP_ALIVE));
+    tcp.set_keepalive_interval(Some(KEEP_ALIVE));
+    tcp.set_keepalive_retries(Some(KEEP_ALIVE_TRIES));
+    // Also for what was sent and is not acknowledged, which keep-alive does not watch.
+    tcp.set_tcp_user_timeout(Some(KEEP_ALIVE * (KEEP_ALIVE_TRIES + 1)));
+    let mut connector = TimeoutConnector::new(config.openssl_https_connector_with_connector(tcp)?);
+    connector.set_connect_timeout(Some(CONNECT_LIMIT));
+    connector.set_read_timeout(Some(SILENCE));
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
 }

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::cli::Output;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
-use crate::watch::{Feed, Needs, News, Trouble, Watcher, follow_needs};
+use crate::watch::{Feed, Listed, Needs, News, Trouble, Watcher, follow_needs};
 use crate::{connect, status};
 
 /// Exit code of a cluster that cannot be read.
@@ -118,7 +118,9 @@ async fn read(settings: &Settings) -> Result<Vec<Line>, Unread> {
     let metrics = Metrics::new().map_err(|error| Unread { message: error.to_string(), code: 1 })?;
     let (news, received) = channel();
     let trouble = Arc::<Trouble>::default();
-    let watcher = Watcher { client: client.clone(), news, metrics: Arc::new(metrics), trouble: trouble.clone() };
+    let (_generations, relists) = watch::channel(0);
+    let watcher =
+        Watcher { client: client.clone(), news, metrics: Arc::new(metrics), trouble: trouble.clone(), relists };
     let feeds = settings.feeds();
     let mut tasks = tokio::task::JoinSet::new();
     for feed in &feeds {
@@ -165,17 +167,18 @@ fn listed(
         }
         needs.send_if_modified(|current| std::mem::replace(current, wanted.clone()) != wanted);
         let edit = match news.recv_timeout(LIMIT.saturating_sub(started.elapsed())) {
-            Ok(News::Put(object, _)) => Edit::PutTrimmed(object),
-            Ok(News::Remove(kind, key)) => Edit::Remove(kind, key),
-            Ok(News::Listed(feed)) => {
+            Ok(News::Put(object, ..)) => Edit::PutTrimmed(object),
+            Ok(News::Remove(kind, key, _)) => Edit::Remove(kind, key),
+            Ok(News::Listed(Listed { feed, .. })) => {
                 unlisted.remove(&feed);
-                let Some(namespace) = feed.namespace else { continue };
+                let Some(namespace) = feed.namespace.clone() else { continue };
                 Edit::Access(feed.kind, namespace, Access::Granted)
             }
             Ok(News::Denied(Feed { kind, namespace: Some(namespace), .. }, user)) => {
                 Edit::Access(kind, namespace, Access::Denied { user })
             }
-            Ok(News::Denied(..) | News::Seen(..) | News::Ended(_) | News::Addresses(_) | News::Stop) => continue,
+            // Of no interest to somebody who looks once.
+            Ok(_) => continue,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
         };
         world.apply([edit]);

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::compile::Compiler;
+use crate::compile::{Compiler, Relist};
 use crate::metrics::Metrics;
 use crate::publish::{self, Publication};
 use crate::settings::Settings;
@@ -86,13 +86,22 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
     let shared = Arc::new(Shared::new(metrics.clone(), publication.clone(), &feeds));
     let (news, received) = channel();
     let (needs, needed) = watch::channel(Needs::default());
+    let (generations, relists) = watch::channel(0);
     let (writes, written) = mpsc::unbounded_channel();
     let fixed = match &addresses {
         Source::Fixed(addresses) => Some(addresses.clone()),
         Source::None | Source::Service(_) => None,
     };
     let desk = Desk::new(fixed, writes);
-    let compiler = Compiler::new(compile, feeds.clone(), publication.clone(), shared.clone(), needs, desk);
+    let compiler = Compiler::new(
+        compile,
+        feeds.clone(),
+        publication.clone(),
+        shared.clone(),
+        needs,
+        desk,
+        Relist::new(generations),
+    );
     let spawned = thread::Builder::new().name("compile".to_owned()).spawn(move || compiler.run(&received));
     let compiler = spawned.map_err(|error| StartError::new("compile thread", error))?;
 
@@ -101,6 +110,7 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
         news: news.clone(),
         metrics: metrics.clone(),
         trouble: shared.trouble.clone(),
+        relists,
     };
     for feed in feeds {
         tokio::spawn(watcher.clone().follow(feed));
@@ -115,7 +125,7 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
     if let Some(listener) = metrics_listener {
         tokio::spawn(admin::serve(listener, shared.clone(), admin::Scope::Metrics));
     }
-    let gateways = tokio::spawn(publish::serve(publish_listener, publication, metrics));
+    let gateways = tokio::spawn(publish::serve(publish_listener, publication, news.clone(), metrics));
     until_end(news, compiler, gateways).await
 }
 

@@ -71,6 +71,23 @@ pub struct ControllerState {
     connected: AtomicBool,
     connections: AtomicU64,
     resyncs: AtomicU64,
+    refusals: AtomicU64,
+    holds: AtomicBool,
+}
+
+/// [`ControllerState`], read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ControllerReading {
+    /// A controller is followed.
+    pub connected: bool,
+    /// How often one was connected.
+    pub connections: u64,
+    /// How often what came did not fit.
+    pub resyncs: u64,
+    /// How often what came was not taken, since it may be older than what is in force.
+    pub refusals: u64,
+    /// What came is held back, since it lost most routes.
+    pub holds: bool,
 }
 
 impl ControllerState {
@@ -90,10 +107,26 @@ impl ControllerState {
         self.resyncs.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Whether one is connected; how often one was; how often what came did not fit.
-    pub fn read(&self) -> (bool, u64, u64) {
+    /// What came may be older than what is in force.
+    pub fn refused(&self) {
+        self.refusals.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether what came is held back.
+    pub fn holds(&self, holds: bool) {
+        self.holds.store(holds, Ordering::SeqCst);
+    }
+
+    /// All of it.
+    pub fn read(&self) -> ControllerReading {
         let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
-        (self.connected.load(Ordering::SeqCst), count(&self.connections), count(&self.resyncs))
+        ControllerReading {
+            connected: self.connected.load(Ordering::SeqCst),
+            connections: count(&self.connections),
+            resyncs: count(&self.resyncs),
+            refusals: count(&self.refusals),
+            holds: self.holds.load(Ordering::SeqCst),
+        }
     }
 }
 

@@ -24,6 +24,10 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 6] =
+        [Kind::Ingress, Kind::IngressClass, Kind::Service, Kind::EndpointSlice, Kind::Secret, Kind::ConfigMap];
+
     /// The kind's name as manifests write it.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -29,6 +29,8 @@ pub struct Publication {
 struct Current {
     snapshot: Snapshot,
     journal: Journal,
+    /// How often everything was listed anew.
+    listings: u64,
 }
 
 /// A connected gateway, for people and metrics.
@@ -65,26 +67,48 @@ impl Publication {
 
     /// Begins to publish.
     pub fn start(&self, snapshot: Snapshot) {
-        *self.lock() = Some(Current { snapshot, journal: Journal::default() });
+        *self.lock() = Some(Current { snapshot, journal: Journal::default(), listings: 0 });
         self.changes.send_modify(|count| *count += 1);
     }
 
     /// Publishes a change; costs O(change). One that changes nothing but the version goes out with the next heartbeat.
-    pub fn update(&self, delta: &Delta) {
-        let frame = (!delta.is_empty()).then(|| {
-            let base = self.lock().as_ref().map(|current| current.snapshot.version.digest);
-            Frame::Update(Box::new(Update::new(base, delta.clone()))).encode()
-        });
+    /// `listed`: something is gone by not being in a list.
+    pub fn update(&self, delta: &Delta, listed: bool) {
+        let base = self.lock().as_ref().map(|current| current.snapshot.version.digest);
+        // Encoded without the lock. Only the compile thread changes what is published.
+        let frame = (!delta.is_empty())
+            .then(|| Frame::Update(Box::new(Update::new(base, delta.clone()).from_list(listed))).encode());
         let mut current = self.lock();
         let Some(current) = &mut *current else { return };
         let base = current.snapshot.version.digest;
         current.snapshot.apply(delta);
         match frame {
-            None => return,
+            None => {}
             Some(Some(frame)) => current.journal.push(base, frame.into()),
             Some(None) => current.journal.clear(),
         }
         self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Publishes another snapshot; costs O(both).
+    pub fn replace(&self, snapshot: &Snapshot) {
+        let delta = self.lock().as_ref().map(|current| Delta::between(&current.snapshot, snapshot));
+        if let Some(delta) = delta {
+            self.update(&delta, true);
+        }
+    }
+
+    /// Everything was listed anew.
+    pub fn listed(&self) {
+        if let Some(current) = &mut *self.lock() {
+            current.listings += 1;
+        }
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// How often everything was listed anew.
+    fn listings(&self) -> u64 {
+        self.lock().as_ref().map_or(0, |current| current.listings)
     }
 
     /// The version that is published; `None`: nothing is yet.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use tokio::time::{sleep, timeout};
 use super::Publication;
 use super::session;
 use crate::metrics::Metrics;
+use crate::watch::News;
 
 /// Most gateways that are connected at a time.
 pub const MAX_GATEWAYS: usize = 4096;
@@ -24,8 +26,18 @@ pub const MAX_GATEWAYS: usize = 4096;
 /// How long a connection may take until its first request.
 const OPENING_LIMIT: Duration = Duration::from_secs(5);
 
+/// What sessions work with.
+#[derive(Clone)]
+pub(super) struct Sources {
+    pub(super) publication: Arc<Publication>,
+    /// To the compile thread.
+    pub(super) news: Sender<News>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
 /// Serves gateways until the future is dropped; their connections end with it.
-pub async fn serve(listener: TcpListener, publication: Arc<Publication>, metrics: Arc<Metrics>) {
+pub async fn serve(listener: TcpListener, publication: Arc<Publication>, news: Sender<News>, metrics: Arc<Metrics>) {
+    let sources = Sources { publication, news, metrics };
     let free = Arc::new(Semaphore::new(MAX_GATEWAYS));
     let mut connections = JoinSet::new();
     loop {
@@ -37,12 +49,12 @@ pub async fn serve(listener: TcpListener, publication: Arc<Publication>, metrics
             Ok((tcp, peer)) => {
                 let Ok(permit) = free.clone().try_acquire_owned() else {
                     tracing::warn!(%peer, "a gateway is refused: {MAX_GATEWAYS} are connected");
-                    metrics.gateway_refused();
+                    sources.metrics.gateway_refused();
                     continue;
                 };
-                let (publication, metrics) = (publication.clone(), metrics.clone());
+                let sources = sources.clone();
                 connections.spawn(async move {
-                    connection(tcp, peer, publication, metrics).await;
+                    connection(tcp, peer, sources).await;
                     drop(permit);
                 });
             }
@@ -54,7 +66,7 @@ pub async fn serve(listener: TcpListener, publication: Arc<Publication>, metrics
     }
 }
 
-async fn connection(tcp: TcpStream, peer: SocketAddr, publication: Arc<Publication>, metrics: Arc<Metrics>) {
+async fn connection(tcp: TcpStream, peer: SocketAddr, sources: Sources) {
     let _ = tcp.set_nodelay(true);
     let mut builder = h2::server::Builder::new();
     builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW).max_concurrent_streams(4);
@@ -80,8 +92,7 @@ async fn connection(tcp: TcpStream, peer: SocketAddr, publication: Arc<Publicati
             Some(Ok((request, respond))) => {
                 is_open = true;
                 if let Some(ready) = stream(request, respond) {
-                    let (publication, metrics) = (publication.clone(), metrics.clone());
-                    sessions.spawn(async move { session::run(ready, peer, publication, &metrics).await });
+                    sessions.spawn(session::run(ready, peer, sources.clone()));
                 }
             }
             Some(Err(error)) => return tracing::debug!(%peer, %error, "a gateway's connection ended"),

@@ -3,21 +3,23 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::SendStream;
 use sluicegate_process::frames::{Frames, StreamError, send, send_bytes};
 use sluicegate_snapshot::wire::{
-    Cursor, Frame, FullBegin, FullEnd, HEARTBEAT_SECONDS, Heartbeat, Hello, Next, SILENCE_SECONDS, Update, WIRE,
+    Cursor, Doubt, Frame, FullBegin, FullEnd, HEARTBEAT_SECONDS, Heartbeat, Hello, Next, SILENCE_SECONDS, Update, WIRE,
     Welcome,
 };
-use sluicegate_snapshot::{Delta, Snapshot};
+use sluicegate_snapshot::{Delta, Snapshot, Version};
 use tokio::time::{interval, sleep, timeout};
 
-use super::server::Streams;
+use super::server::{Sources, Streams};
 use super::{Entered, Gateway, Publication};
 use crate::metrics::Metrics;
+use crate::watch::News;
 
 /// Resources in one part of a full sync.
 const PART: usize = 128;
@@ -25,7 +27,7 @@ const PART: usize = 128;
 const SILENCE: Duration = Duration::from_secs(SILENCE_SECONDS);
 
 /// Serves a gateway until it goes.
-pub(super) async fn run(streams: Streams, peer: SocketAddr, publication: Arc<Publication>, metrics: &Metrics) {
+pub(super) async fn run(streams: Streams, peer: SocketAddr, sources: Sources) {
     let mut frames = Frames::of(streams.receive);
     let Ok(Ok(Some(Frame::Hello(hello)))) = timeout(SILENCE, frames.next()).await else {
         return tracing::debug!(%peer, "no hello on the publish address");
@@ -38,8 +40,10 @@ pub(super) async fn run(streams: Streams, peer: SocketAddr, publication: Arc<Pub
         acknowledged: None,
         refused: Vec::new(),
     };
+    let Sources { publication, news, metrics } = sources;
     let entered = publication.enter(gateway);
-    let mut session = Session { send: streams.send, publication: publication.clone(), metrics, entered, cursor: None };
+    let gate = Gate::Unpublished { have: hello.have.clone(), lacks_keys: hello.lacks_keys };
+    let mut session = Session { send: streams.send, publication, news, metrics, entered, gate };
     let why = match session.serve(&hello, frames).await {
         Ok(()) => "it closed the stream".to_owned(),
         Err(why) => why,
@@ -47,16 +51,30 @@ pub(super) async fn run(streams: Streams, peer: SocketAddr, publication: Arc<Pub
     tracing::info!(gateway = %hello.gateway, %peer, "gateway gone: {why}");
 }
 
-struct Session<'a> {
+struct Session {
     send: SendStream<Bytes>,
     publication: Arc<Publication>,
-    metrics: &'a Metrics,
+    news: Sender<News>,
+    metrics: Arc<Metrics>,
     entered: Entered,
-    /// Where it is in the journal; `None`: it needs everything.
-    cursor: Option<Cursor>,
+    gate: Gate,
 }
 
-impl Session<'_> {
+/// What a gateway may be sent.
+enum Gate {
+    /// Nothing: nothing is published yet. It came with this.
+    Unpublished { have: Option<Version>, lacks_keys: bool },
+    /// Nothing: it may have more than is known here.
+    Ahead(Version),
+    /// What comes after this position in the journal.
+    Open(Cursor),
+    /// Everything.
+    Everything,
+    /// Everything, when it was listed more often than this.
+    Doubt(u64),
+}
+
+impl Session {
     async fn serve(&mut self, hello: &Hello, mut frames: Frames) -> Result<(), String> {
         let welcome = Welcome {
             wire: WIRE,
@@ -70,20 +88,11 @@ impl Session<'_> {
             return Err(format!("it speaks version {} of the stream, this controller version {WIRE}", hello.wire));
         }
         let mut changes = self.publication.changes.subscribe();
-        let mut has_resumed = false;
         let mut ticks = interval(Duration::from_secs(HEARTBEAT_SECONDS));
         let mut heard = Instant::now();
         loop {
-            // A gateway that came before anything was published resumes when there is something.
-            if !has_resumed && self.publication.version().is_some() {
-                has_resumed = true;
-                let have = hello.have.as_ref().filter(|_| !hello.lacks_keys);
-                self.cursor = have.and_then(|have| self.publication.find(have.digest));
-                self.heartbeat().await?;
-            }
-            if has_resumed {
-                self.send_news().await?;
-            }
+            self.pass_gate().await?;
+            self.send_news().await?;
             tokio::select! {
                 frame = frames.next() => match frame {
                     Ok(Some(frame)) => {
@@ -107,42 +116,90 @@ impl Session<'_> {
             Frame::Ack(ack) => self.entered.acknowledge(ack.version, ack.refused),
             Frame::Resync(resync) => {
                 tracing::warn!("a gateway wants everything: {}", resync.why);
-                self.cursor = None;
+                if let Gate::Open(_) = self.gate {
+                    self.gate = Gate::Everything;
+                }
+            }
+            Frame::Ahead(ahead) => self.is_ahead(ahead.have),
+            Frame::Doubt(Doubt { routes, left }) => {
+                tracing::error!(
+                    routes,
+                    left,
+                    "a gateway holds back what lost most of its routes; everything is listed anew"
+                );
+                let _ = self.news.send(News::Doubted);
+                self.gate = Gate::Doubt(self.publication.listings());
             }
             _ => {}
         }
     }
 
+    /// The gateway has more than is known here: it waits until that is no longer so.
+    fn is_ahead(&mut self, have: Version) {
+        tracing::info!(%have, "a gateway may have more than is known here");
+        let _ = self.news.send(News::Claimed(have.clone()));
+        self.gate = Gate::Ahead(have);
+    }
+
+    /// Opens the gate where its condition is met.
+    async fn pass_gate(&mut self) -> Result<(), String> {
+        let Some(version) = self.publication.version() else { return Ok(()) };
+        match &self.gate {
+            // A gateway that came before anything was published resumes when there is something.
+            Gate::Unpublished { have, lacks_keys } => {
+                let (have, lacks_keys) = (have.clone(), *lacks_keys);
+                self.heartbeat().await?;
+                match have {
+                    Some(have) if version.may_follow(&have).is_err() => self.is_ahead(have),
+                    Some(have) if !lacks_keys => self.resume(&have),
+                    _ => self.gate = Gate::Everything,
+                }
+            }
+            Gate::Ahead(have) if version.may_follow(have).is_ok() => {
+                // Something of its content may lack keys, so everything is sent.
+                self.gate = Gate::Everything;
+            }
+            Gate::Ahead(_) | Gate::Open(_) | Gate::Everything | Gate::Doubt(_) => {}
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self, have: &Version) {
+        self.gate = self.publication.find(have.digest).map_or(Gate::Everything, Gate::Open);
+    }
+
     /// Sends all that the gateway does not have yet.
     async fn send_news(&mut self) -> Result<(), String> {
         loop {
-            let Some(cursor) = self.cursor else {
-                self.send_everything().await?;
-                continue;
-            };
-            match self.publication.next(cursor) {
-                Next::Nothing => return Ok(()),
-                Next::Change(frame, next) => {
-                    self.limited(Bytes::from_owner(frame.clone())).await?;
-                    self.metrics.sent_change(frame.len());
-                    self.cursor = Some(next);
-                }
-                Next::Dropped => self.cursor = None,
+            match self.gate {
+                Gate::Unpublished { .. } | Gate::Ahead(_) => return Ok(()),
+                Gate::Doubt(listings) if self.publication.listings() <= listings => return Ok(()),
+                Gate::Doubt(_) => self.send_everything(true).await?,
+                Gate::Everything => self.send_everything(false).await?,
+                Gate::Open(cursor) => match self.publication.next(cursor) {
+                    Next::Nothing => return Ok(()),
+                    Next::Change(frame, next) => {
+                        self.limited(Bytes::from_owner(frame.clone())).await?;
+                        self.metrics.sent_change(frame.len());
+                        self.gate = Gate::Open(next);
+                    }
+                    Next::Dropped => self.gate = Gate::Everything,
+                },
             }
         }
     }
 
-    async fn send_everything(&mut self) -> Result<(), String> {
+    async fn send_everything(&mut self, confirmed: bool) -> Result<(), String> {
         let Some((snapshot, cursor)) = self.publication.everything() else {
             return Err("nothing is published".to_owned());
         };
         self.metrics.sent_everything();
-        self.send(&Frame::FullBegin(FullBegin { version: snapshot.version.clone() })).await?;
+        self.send(&Frame::FullBegin(FullBegin { version: snapshot.version.clone(), confirmed })).await?;
         for part in parts(&snapshot) {
             self.send(&Frame::FullPart(Box::new(Update::new(None, part)))).await?;
         }
         self.send(&Frame::FullEnd(FullEnd { version: snapshot.version })).await?;
-        self.cursor = Some(cursor);
+        self.gate = Gate::Open(cursor);
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! ([`reflect()`]); what it finds is trimmed at once and goes to the compile thread.
 
 mod failure;
+mod known;
 mod namespaces;
 mod reflector;
 
@@ -18,7 +19,7 @@ use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 use sluicegate_snapshot::compile::PublishAddress;
 use sluicegate_snapshot::facts::Trimmed;
-use sluicegate_snapshot::model::Digest;
+use sluicegate_snapshot::model::{Digest, Version};
 use sluicegate_snapshot::{Kind, Object, ObjectKey};
 
 pub use failure::{Failure, Trouble};
@@ -51,21 +52,49 @@ impl fmt::Display for Feed {
 #[derive(Debug)]
 pub enum News {
     /// An object is there; of an Ingress also what its status says.
-    Put(Trimmed, Option<Observed>),
+    Put(Trimmed, Option<Observed>, Reach),
     /// An object is gone.
-    Remove(Kind, ObjectKey),
-    /// The objects of a feed are known up to this `resourceVersion`.
-    Seen(Kind, u64),
+    Remove(Kind, ObjectKey, Reach),
+    /// A bookmark.
+    Seen(Reach),
     /// Everything of a feed was listed.
-    Listed(Feed),
+    Listed(Listed),
     /// The API server does not give a feed out (403), to this user.
     Denied(Feed, Option<Arc<str>>),
+    /// A refused feed works again, where it was: everything of it is known.
+    Granted(Feed),
     /// A feed is no longer followed.
     Ended(Feed),
+    /// A gateway has this version, which what is published may not follow.
+    Claimed(Version),
+    /// A gateway doubts that so many routes are gone.
+    Doubted,
     /// The addresses to publish.
     Addresses(Vec<PublishAddress>),
     /// The process ends.
     Stop,
+}
+
+/// Up to where a feed is known.
+#[derive(Debug, Clone)]
+pub enum Reach {
+    /// A list is on its way: not further than before.
+    Listing,
+    /// An object was in no list: it was deleted by then.
+    Unlisted,
+    /// Up to this `resourceVersion`.
+    To(Arc<Feed>, u64),
+}
+
+/// The end of a list.
+#[derive(Debug)]
+pub struct Listed {
+    /// The feed.
+    pub feed: Arc<Feed>,
+    /// `resourceVersion` of the list; 0 where it is no number.
+    pub version: u64,
+    /// Of [`Watcher::relists`], when the list was begun.
+    pub generation: u64,
 }
 
 /// What the status of an Ingress says, as far as it has to be compared.
@@ -88,6 +117,8 @@ pub struct Watcher {
     pub metrics: Arc<Metrics>,
     /// What does not work now.
     pub trouble: Arc<Trouble>,
+    /// Raised to have everything listed anew.
+    pub relists: tokio::sync::watch::Receiver<u64>,
 }
 
 impl Watcher {

@@ -4,6 +4,7 @@
 //! which versions of snapshots are made of, and its back-off and handling of 403 are not ours (ADR 0013).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt};
@@ -11,7 +12,8 @@ use kube::Api;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use sluicegate_snapshot::ObjectKey;
 
-use super::{Failure, Feed, News, Watched, Watcher};
+use super::known::Known;
+use super::{Failure, Feed, Listed, News, Reach, Watched, Watcher};
 
 /// Objects per page, where the server does not stream its list.
 const PAGE: u32 = 500;
@@ -30,7 +32,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3);
 const BELIEVED_AFTER: Duration = Duration::from_secs(3);
 
 /// Wait between two tries where the rights are missing: a new RoleBinding is noticed soon, and many namespaces without one
-/// cost the API server little.
+/// cost the API server little. For a kind in the whole cluster, which there is once, [`LONGEST_WAIT`] stays.
 const DENIED_WAIT: Duration = Duration::from_secs(10);
 
 /// The annotation of the bookmark that ends a streamed list.
@@ -60,14 +62,15 @@ impl From<ReceiverGone> for Stop {
 /// A feed on its way.
 struct Reflector<K> {
     watcher: Watcher,
-    feed: Feed,
+    feed: Arc<Feed>,
     api: Api<K>,
-    /// Objects that were passed on and are not gone.
-    known: BTreeSet<ObjectKey>,
+    known: Known,
     /// Where the watch goes on; `None`: a list is needed.
     version: Option<String>,
     /// The server streams lists; `false` once it refused to.
     streams: bool,
+    /// Generation of the last list.
+    listed_in: u64,
     wait: Duration,
     denied_since: Option<Instant>,
 }
@@ -77,11 +80,12 @@ pub async fn reflect<K: Watched>(watcher: Watcher, feed: Feed) {
     let api = K::api(watcher.client.clone(), feed.namespace.as_deref());
     let mut reflector = Reflector {
         watcher,
-        feed,
+        feed: Arc::new(feed),
         api,
-        known: BTreeSet::new(),
+        known: Known::default(),
         version: None,
         streams: true,
+        listed_in: 0,
         wait: FIRST_WAIT,
         denied_since: None,
     };
@@ -97,7 +101,8 @@ pub async fn reflect<K: Watched>(watcher: Watcher, feed: Feed) {
                     return;
                 }
                 tokio::time::sleep(reflector.next_wait()).await;
-                let longest = if reflector.is_denied() { DENIED_WAIT } else { LONGEST_WAIT };
+                let is_one_of_many = reflector.feed.namespace.is_some() && reflector.is_denied();
+                let longest = if is_one_of_many { DENIED_WAIT } else { LONGEST_WAIT };
                 reflector.wait = (reflector.wait * 2).min(longest);
             }
         }
@@ -132,7 +137,7 @@ impl<K: Watched> Reflector<K> {
                 if !self.is_denied() {
                     return Ok(());
                 }
-                self.send(News::Denied(self.feed.clone(), user.clone()))?;
+                self.send(News::Denied((*self.feed).clone(), user.clone()))?;
             }
             Failure::Unauthorized(_) | Failure::Unavailable(_) => {}
         }
@@ -172,7 +177,7 @@ impl<K: Watched> Reflector<K> {
 
     /// A list as the first part of a watch, object by object: neither side holds it as a whole.
     async fn streamed_list(&mut self) -> Result<(), Stop> {
-        self.watcher.metrics.listed(self.feed.kind);
+        let generation = self.begin_list();
         let params = WatchParams { send_initial_events: true, bookmarks: true, ..self.params() };
         let stream = self.api.watch(&params, "").await.map_err(failure)?;
         let mut stream = std::pin::pin!(stream);
@@ -180,14 +185,14 @@ impl<K: Watched> Reflector<K> {
         while let Some(event) = stream.try_next().await.map_err(failure)? {
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    listed.insert(self.put(object)?);
+                    listed.insert(self.put(object, Reach::Listing)?);
                 }
-                WatchEvent::Deleted(object) => drop(listed.remove(&self.remove(object)?)),
+                WatchEvent::Deleted(object) => drop(listed.remove(&self.remove(&object, Reach::Listing)?)),
                 WatchEvent::Bookmark(bookmark) => {
                     let is_end = bookmark.metadata.annotations.get(LIST_END).is_some_and(|value| value == "true");
                     let version = bookmark.metadata.resource_version;
                     if is_end {
-                        self.listed(listed, version)?;
+                        self.listed(&listed, version, generation)?;
                         return self.events(stream).await;
                     }
                 }
@@ -198,97 +203,166 @@ impl<K: Watched> Reflector<K> {
     }
 
     async fn paged_list(&mut self) -> Result<(), Stop> {
-        self.watcher.metrics.listed(self.feed.kind);
+        let generation = self.begin_list();
         let mut params = ListParams::default().limit(PAGE);
         params.label_selector = self.feed.labels.as_deref().map(str::to_owned);
         let mut listed = BTreeSet::new();
         loop {
             let page = self.api.list(&params).await.map_err(failure)?;
             for object in page.items {
-                listed.insert(self.put(object)?);
+                listed.insert(self.put(object, Reach::Listing)?);
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
-                None => return Ok(self.listed(listed, page.metadata.resource_version.unwrap_or_default())?),
+                None => {
+                    return Ok(self.listed(&listed, page.metadata.resource_version.unwrap_or_default(), generation)?);
+                }
             }
         }
     }
 
     async fn watch(&mut self) -> Result<(), Stop> {
         let version = self.version.clone().unwrap_or_default();
+        if !self.goes_on(&version).await? {
+            self.version = None;
+            return Ok(());
+        }
         let stream = self.api.watch(&self.params(), &version).await.map_err(failure)?;
         if self.denied_since.is_some() {
-            // The watch goes on where it was, so everything is known again without a list.
-            self.send(News::Listed(self.feed.clone()))?;
+            self.send(News::Granted((*self.feed).clone()))?;
         }
         self.works();
         self.events(std::pin::pin!(stream)).await
+    }
+
+    /// Whether a watch from this version can be believed: an API server that was restored from an older state has another
+    /// history. To a version that it has yet to reach it is silent, one that it has passed it takes for its own; neither is an
+    /// error to it. A list without a version reads the newest state, and the newest object that is known has to be in it as it is
+    /// known. (One that changed while nobody watched costs a list that was not needed.)
+    async fn goes_on(&self, version: &str) -> Result<bool, Stop> {
+        let Ok(version) = version.parse::<u64>() else { return Ok(true) };
+        let Some((newest, known)) = self.known.newest() else { return Ok(false) };
+        let params = ListParams::default().fields(&format!("metadata.name={}", newest.name));
+        let list = self.api.list(&params).await.map_err(failure)?;
+        let number = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<u64>().ok());
+        let is_it = |object: &K| {
+            let meta = object.meta();
+            meta.namespace.as_deref().unwrap_or_default() == &*newest.namespace
+                && number(&meta.resource_version) == Some(known)
+        };
+        Ok(number(&list.metadata.resource_version) >= Some(version) && list.items.iter().any(is_it))
     }
 
     async fn events(
         &mut self,
         mut stream: impl futures_util::Stream<Item = kube::Result<WatchEvent<K>>> + Unpin,
     ) -> Result<(), Stop> {
-        while let Some(event) = stream.next().await {
-            match event.map_err(failure)? {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    let version = object.meta().resource_version.clone();
-                    self.put(object)?;
-                    self.version = version.or(self.version.take());
-                }
-                WatchEvent::Deleted(object) => {
-                    let version = object.meta().resource_version.clone();
-                    self.remove(object)?;
-                    self.seen(version.as_deref())?;
-                    self.version = version.or(self.version.take());
-                }
-                WatchEvent::Bookmark(bookmark) => {
-                    self.seen(Some(&bookmark.metadata.resource_version))?;
-                    self.version = Some(bookmark.metadata.resource_version);
-                }
-                WatchEvent::Error(status) => return Err(Stop::Failure(Failure::of_status(&status))),
+        let mut relists = self.watcher.relists.clone();
+        loop {
+            let event = tokio::select! {
+                event = stream.next() => event,
+                changed = relists.wait_for(|generation| *generation > self.listed_in) => match changed {
+                    Ok(_) => {
+                        self.version = None;
+                        return Ok(());
+                    }
+                    Err(_) => return Err(Stop::ReceiverGone),
+                },
+            };
+            match event {
+                Some(event) => self.take(event.map_err(failure)?)?,
+                None => return Ok(()),
             }
-            self.watcher.metrics.watched(self.feed.kind);
         }
+    }
+
+    fn take(&mut self, event: WatchEvent<K>) -> Result<(), Stop> {
+        let version = match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                let version = object.meta().resource_version.clone();
+                let reach = self.reach(version.as_deref());
+                self.put(object, reach)?;
+                version
+            }
+            WatchEvent::Deleted(object) => {
+                let version = object.meta().resource_version.clone();
+                let reach = self.reach(version.as_deref());
+                self.remove(&object, reach)?;
+                version
+            }
+            WatchEvent::Bookmark(bookmark) => {
+                let version = bookmark.metadata.resource_version;
+                self.send(News::Seen(self.reach(Some(&version))))?;
+                Some(version)
+            }
+            WatchEvent::Error(status) => return Err(Stop::Failure(Failure::of_status(&status))),
+        };
+        self.version = newest(self.version.take(), version);
+        self.watcher.metrics.watched(self.feed.kind);
         Ok(())
     }
 
-    fn put(&mut self, object: K) -> Result<ObjectKey, ReceiverGone> {
+    /// Everything of the feed is known up to an event's version.
+    fn reach(&self, version: Option<&str>) -> Reach {
+        match version.and_then(|text| text.parse().ok()) {
+            Some(version) => Reach::To(self.feed.clone(), version),
+            None => Reach::Listing,
+        }
+    }
+
+    fn put(&mut self, object: K, reach: Reach) -> Result<ObjectKey, ReceiverGone> {
         let observed = object.observed();
         let trimmed = object.object().trim();
         let key = trimmed.facts.key().clone();
-        self.known.insert(key.clone());
-        self.send(News::Put(trimmed, observed))?;
+        let is_news = match &reach {
+            Reach::To(..) => self.known.put(&key, trimmed.resource_version),
+            Reach::Listing | Reach::Unlisted => {
+                self.known.listed(&key, trimmed.resource_version);
+                true
+            }
+        };
+        if is_news {
+            self.send(News::Put(trimmed, observed, reach))?;
+        }
         Ok(key)
     }
 
-    fn remove(&mut self, object: K) -> Result<ObjectKey, ReceiverGone> {
+    fn remove(&mut self, object: &K, reach: Reach) -> Result<ObjectKey, ReceiverGone> {
         let meta = object.meta();
         let namespace = meta.namespace.as_deref().unwrap_or_default();
         let key = ObjectKey::new(namespace, meta.name.as_deref().unwrap_or_default());
-        self.known.remove(&key);
-        self.send(News::Remove(K::KIND, key.clone()))?;
+        let version = meta.resource_version.as_deref().and_then(|text| text.parse().ok());
+        if self.known.remove(&key, version.unwrap_or(u64::MAX)) {
+            self.send(News::Remove(K::KIND, key.clone(), reach))?;
+        }
         Ok(key)
     }
 
-    fn seen(&self, version: Option<&str>) -> Feedback {
-        match version.and_then(|text| text.parse().ok()) {
-            Some(version) => self.send(News::Seen(K::KIND, version)),
-            None => Ok(()),
-        }
+    /// A list begins; returns its generation.
+    fn begin_list(&mut self) -> u64 {
+        self.watcher.metrics.listed(self.feed.kind);
+        self.listed_in = *self.watcher.relists.borrow();
+        self.listed_in
     }
 
     /// Everything was listed: what is known and was not listed is gone.
-    fn listed(&mut self, listed: BTreeSet<ObjectKey>, version: String) -> Feedback {
-        let gone: Vec<ObjectKey> = self.known.difference(&listed).cloned().collect();
-        for key in gone {
-            self.known.remove(&key);
-            self.send(News::Remove(K::KIND, key))?;
+    fn listed(&mut self, listed: &BTreeSet<ObjectKey>, version: String, generation: u64) -> Feedback {
+        for key in self.known.retain(listed) {
+            self.send(News::Remove(K::KIND, key, Reach::Unlisted))?;
         }
-        self.seen(Some(&version))?;
+        let number = version.parse().unwrap_or_default();
         self.version = Some(version);
         self.works();
-        self.send(News::Listed(self.feed.clone()))
+        self.send(News::Listed(Listed { feed: self.feed.clone(), version: number, generation }))
+    }
+}
+
+/// The later of two versions: a late event must not take the watch back.
+fn newest(old: Option<String>, new: Option<String>) -> Option<String> {
+    let number = |version: &Option<String>| version.as_deref().and_then(|text| text.parse::<u64>().ok());
+    match (number(&old), number(&new)) {
+        (Some(was), Some(is)) if is < was => old,
+        _ => new.or(old),
     }
 }
 

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use sluicegate_snapshot::model::Version;
 use sluicegate_snapshot::replica::Replica;
 use sluicegate_snapshot::wire::Refused;
 use sluicegate_snapshot::{Delta, ObjectKey, Snapshot};
@@ -98,6 +99,16 @@ impl Applier {
         self.swap(table);
         if let Some(file) = &mut self.state_file {
             file.record(delta);
+        }
+    }
+
+    /// The content in force has this version too: later ones follow it. Costs nothing unless the epoch changes.
+    pub fn adopt(&mut self, version: Version) {
+        let is_new_epoch = version.epoch != self.replica.snapshot().version.epoch;
+        match is_new_epoch {
+            // Shown in metrics and kept over restarts, like a change.
+            true => self.put_in_force(&Delta { version, ..Delta::default() }),
+            false => self.replica.adopt(version),
         }
     }
 

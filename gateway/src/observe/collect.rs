@@ -117,17 +117,23 @@ impl GatewayCollector {
     }
 
     fn controller(&self) -> Vec<MetricFamily> {
-        let (is_connected, count, resync_count) = self.shared.state.controller.read();
+        let state = self.shared.state.controller.read();
         let help = "Whether the gateway has a controller that it follows.";
         let mut connected = family("sluicegate_controller_connected", help, MetricType::GAUGE);
-        gauge(&mut connected, &[], f64::from(u8::from(is_connected)));
+        gauge(&mut connected, &[], f64::from(u8::from(state.connected)));
         let help = "Connections to controllers that were made.";
         let mut connections = family("sluicegate_controller_connections_total", help, MetricType::COUNTER);
-        counter(&mut connections, &[], count);
+        counter(&mut connections, &[], state.connections);
         let help = "Changes that did not fit what the gateway had, after which everything was asked for.";
         let mut resyncs = family("sluicegate_controller_resyncs_total", help, MetricType::COUNTER);
-        counter(&mut resyncs, &[], resync_count);
-        vec![connected, connections, resyncs]
+        counter(&mut resyncs, &[], state.resyncs);
+        let help = "Changes that were not taken, since they may be older than what is in force.";
+        let mut refusals = family("sluicegate_controller_refusals_total", help, MetricType::COUNTER);
+        counter(&mut refusals, &[], state.refusals);
+        let help = "Whether what the controller sends is held back, since it lost most routes.";
+        let mut holds = family("sluicegate_controller_held", help, MetricType::GAUGE);
+        gauge(&mut holds, &[], f64::from(u8::from(state.holds)));
+        vec![connected, connections, resyncs, refusals, holds]
     }
 
     fn table(&self) -> Vec<MetricFamily> {

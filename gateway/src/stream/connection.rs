@@ -9,14 +9,17 @@ use h2::SendStream;
 use http::{Method, Request, StatusCode};
 use sluicegate_process::frames::{self, Frames, WINDOW};
 use sluicegate_snapshot::Delta;
+use sluicegate_snapshot::model::Version;
 use sluicegate_snapshot::wire::{
-    Ack, Frame, HEARTBEAT_SECONDS, Heartbeat, Hello, PATH, Received, Receiver, Resync, SILENCE_SECONDS, WIRE, Welcome,
+    Ack, Ahead, Frame, HEARTBEAT_SECONDS, Heartbeat, Hello, Origin, PATH, Received, Receiver, Resync, SILENCE_SECONDS,
+    WIRE, Welcome,
 };
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{interval, sleep, timeout};
 
 use super::ControllerUrl;
+use super::guard::{Guard, HOLD_LIMIT, Judgement};
 use crate::apply::Applier;
 use crate::manifests::watch::Signal;
 use crate::shared::Shared;
@@ -45,6 +48,7 @@ pub(super) struct Session {
     shared: Arc<Shared>,
     signals: UnboundedReceiver<Signal>,
     default_certificate: Option<DefaultCertificateFiles>,
+    guard: Guard,
     /// The controller of this connection was told what is in force.
     has_acknowledged: bool,
 }
@@ -64,12 +68,14 @@ impl Session {
         signals: UnboundedReceiver<Signal>,
         default_certificate: Option<DefaultCertificateFiles>,
     ) -> Self {
-        Session { applier, shared, signals, default_certificate, has_acknowledged: false }
+        Session { applier, shared, signals, default_certificate, guard: Guard::default(), has_acknowledged: false }
     }
 
     /// Nobody is connected.
-    pub(super) fn lost(&self) {
+    pub(super) fn lost(&mut self) {
         self.shared.state.controller.disconnected();
+        self.guard.disconnected();
+        self.shared.state.controller.holds(false);
     }
 
     /// Waits; true: the gateway ends.
@@ -133,7 +139,7 @@ impl Session {
                 }
                 Event::Frame(Ok(Some(frame))) => {
                     heard = Instant::now();
-                    let received = receiver.take(frame, self.applier.snapshot());
+                    let received = receiver.take(frame, self.guard.base(self.applier.snapshot()));
                     self.take(received, sender).await?;
                 }
                 Event::Frame(Ok(None)) => return Err("it ended the stream".to_owned()),
@@ -141,6 +147,7 @@ impl Session {
                 Event::Silence => return Err(format!("nothing was heard for {SILENCE_SECONDS} s")),
                 Event::Tick => {
                     self.tick();
+                    self.release(sender).await?;
                     send(sender, Frame::Heartbeat(Heartbeat::default())).await?;
                 }
                 Event::Signal(signal) => {
@@ -176,26 +183,63 @@ impl Session {
     async fn take(&mut self, received: Received, sender: &mut SendStream<Bytes>) -> Result<(), String> {
         match received {
             Received::Nothing => Ok(()),
-            Received::Delta(delta) => {
-                self.apply(&delta)?;
-                self.acknowledge(sender).await
-            }
-            Received::Current(version) => {
-                if version.digest == self.applier.snapshot().version.digest && self.shared.state.has_table() {
-                    self.shared.state.in_step();
-                    // Equal content comes without a change that could be acknowledged.
-                    if !self.has_acknowledged {
-                        return self.acknowledge(sender).await;
-                    }
-                }
-                Ok(())
-            }
+            Received::Delta(delta, origin) => self.judge(delta, origin, sender).await,
+            Received::Current(version) => self.current(version, sender).await,
             Received::Resync(why) => {
                 tracing::warn!("controller: {why}; everything is asked for");
                 self.shared.state.controller.resynced();
                 send(sender, Frame::Resync(Resync { why: why.into() })).await
             }
         }
+    }
+
+    /// Takes a change, unless it may be older than what is in force, or lost most of it.
+    async fn judge(&mut self, delta: Box<Delta>, origin: Origin, sender: &mut SendStream<Bytes>) -> Result<(), String> {
+        let have = &self.guard.base(self.applier.snapshot()).version;
+        if let Err(behind) = delta.version.may_follow(have) {
+            tracing::warn!("controller: what it sends is not taken: {behind}");
+            self.shared.state.controller.refused();
+            return send(sender, Frame::Ahead(Ahead { have: have.clone() })).await;
+        }
+        match self.guard.judge(delta, origin, self.applier.snapshot(), Instant::now()) {
+            Judgement::Take(delta) => {
+                self.shared.state.controller.holds(false);
+                self.apply(&delta)?;
+                self.acknowledge(sender).await
+            }
+            Judgement::Hold(None) => Ok(()),
+            Judgement::Hold(Some(doubt)) => {
+                tracing::error!(
+                    "controller: {} of {} routes are gone in what it sends; that is held back for {} s at most, and a second, complete listing is asked for",
+                    doubt.routes.saturating_sub(doubt.left),
+                    doubt.routes,
+                    HOLD_LIMIT.as_secs()
+                );
+                self.shared.state.controller.holds(true);
+                send(sender, Frame::Doubt(doubt)).await
+            }
+        }
+    }
+
+    /// Puts in force what was held back for long enough.
+    async fn release(&mut self, sender: &mut SendStream<Bytes>) -> Result<(), String> {
+        let Some(delta) = self.guard.expired(self.applier.snapshot(), Instant::now()) else { return Ok(()) };
+        tracing::error!("what was held back for {} s is put in force", HOLD_LIMIT.as_secs());
+        self.shared.state.controller.holds(false);
+        self.apply(&delta)?;
+        self.acknowledge(sender).await
+    }
+
+    /// The controller publishes this version: with equal content it is the version of what is in force.
+    async fn current(&mut self, version: Version, sender: &mut SendStream<Bytes>) -> Result<(), String> {
+        let is_equal = version.digest == self.applier.snapshot().version.digest;
+        if !is_equal || self.guard.holds() || !self.shared.state.has_table() {
+            return Ok(());
+        }
+        self.applier.adopt(version);
+        self.shared.state.in_step();
+        // Equal content comes without a change that could be acknowledged.
+        if self.has_acknowledged { Ok(()) } else { self.acknowledge(sender).await }
     }
 
     async fn acknowledge(&mut self, sender: &mut SendStream<Bytes>) -> Result<(), String> {

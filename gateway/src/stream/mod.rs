@@ -4,6 +4,7 @@
 //! table. A controller that is gone changes nothing; the gateway serves what it has and tries the next one.
 
 mod connection;
+mod guard;
 mod url;
 
 use std::sync::Arc;

@@ -45,8 +45,6 @@ pub enum Edit {
     Remove(Kind, ObjectKey),
     /// What is known of the Secrets or ConfigMaps of a namespace. Without [`Settings::guarded`] it changes nothing.
     Access(Kind, Arc<str>, Access),
-    /// The objects of a kind are known up to this `resourceVersion`, as a list or a bookmark says.
-    Seen(Kind, u64),
 }
 
 /// What a batch of edits did.
@@ -104,7 +102,8 @@ pub struct World {
     diagnostics: BTreeMap<Origin, Vec<Diagnostic>>,
     /// Origins of the diagnostics of an object.
     origins: Index<ObjectRef, Origin>,
-    resource_versions: BTreeMap<Kind, u64>,
+    /// Where the objects stand in the API server's history: a version without its digest.
+    position: Version,
 }
 
 impl World {
@@ -128,7 +127,7 @@ impl World {
             snapshot: Snapshot::default(),
             diagnostics: BTreeMap::new(),
             origins: Index::default(),
-            resource_versions: BTreeMap::new(),
+            position: Version::default(),
         };
         let mut dirty = Dirty { globals: true, ..Dirty::default() };
         dirty.backends.extend(world.settings.default_backend.clone());
@@ -195,6 +194,11 @@ impl World {
         self.claims.keys()
     }
 
+    /// The edits that come next stand here in the API server's history. The digest of `position` has no meaning.
+    pub fn stand_at(&mut self, position: Version) {
+        self.position = position;
+    }
+
     /// Applies edits, in order; costs O(what they touch).
     pub fn apply(&mut self, edits: impl IntoIterator<Item = Edit>) -> Outcome {
         let mut dirty = Dirty::default();
@@ -211,14 +215,12 @@ impl World {
     fn take(&mut self, edit: Edit, dirty: &mut Dirty, diagnosed: &mut BTreeSet<ObjectRef>) {
         let (kind, key, facts, diagnostics) = match edit {
             Edit::Put(object) => return self.take(Edit::PutTrimmed(object.trim()), dirty, diagnosed),
-            Edit::PutTrimmed(Trimmed { facts, mut diagnostics, resource_version }) => {
-                self.see(facts.kind(), resource_version);
+            Edit::PutTrimmed(Trimmed { facts, mut diagnostics, resource_version: _ }) => {
                 diagnostics.extend(self.judge_mode(&facts));
                 (facts.kind(), facts.key().clone(), Some(facts), diagnostics)
             }
             Edit::Remove(kind, key) => (kind, key, None, Vec::new()),
             Edit::Access(kind, namespace, access) => return self.take_access(kind, namespace, access, dirty),
-            Edit::Seen(kind, version) => return self.see(kind, version),
         };
         self.diagnose(Origin::Object(kind, key.clone()), diagnostics, diagnosed);
         let Some(change) = self.store.put(kind, &key, facts.as_ref()) else { return };
@@ -243,11 +245,6 @@ impl World {
                 dirty.contents.insert(key);
             }
         }
-    }
-
-    fn see(&mut self, kind: Kind, version: u64) {
-        let highest = self.resource_versions.entry(kind).or_default();
-        *highest = (*highest).max(version);
     }
 
     /// Whoever names a Secret has to be looked at again, and every server name that it may serve.
@@ -287,15 +284,7 @@ impl World {
             let globals = self.recompute_globals(&mut diagnosed);
             delta.globals = (globals != self.snapshot.globals).then_some(globals);
         }
-        delta.version = Version {
-            resource_versions: self
-                .resource_versions
-                .iter()
-                .filter(|(_, version)| **version > 0)
-                .map(|(kind, version)| (*kind, *version))
-                .collect(),
-            ..self.snapshot.version.clone()
-        };
+        delta.version = Version { digest: self.snapshot.version.digest, ..self.position.clone() };
         self.snapshot.apply(&delta);
         delta.version = self.snapshot.version.clone();
         for key in &dirty.references {

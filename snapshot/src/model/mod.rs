@@ -17,4 +17,4 @@ pub use certificate::{Certificate, KeyType, PrivateKey, TlsHost};
 pub use content::{StaticContent, StaticFile};
 pub use route::{Lost, PathType, Policy, Refusal, Route, SetBy, Sources, Target, VirtualHost, match_path};
 pub use snapshot::{Delta, Globals, Invalid, Resource, Snapshot};
-pub use version::{Digest, Version};
+pub use version::{Behind, Digest, ResourceVersions, Version};

@@ -91,21 +91,137 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
+/// `resourceVersion`s by kind of object.
+pub type ResourceVersions = BTreeMap<Kind, u64>;
+
 /// Which state of the world a snapshot was compiled from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Version {
     /// Raised when the API server was restored from an older state; always 0 from files.
     pub epoch: u64,
-    /// Highest `resourceVersion` seen per kind; empty from files.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub resource_versions: BTreeMap<Kind, u64>,
+    /// Highest `resourceVersion` per kind that the content may show: of an object, of a deletion, of a list. Empty from files.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "known_kinds")]
+    pub resource_versions: ResourceVersions,
+    /// `resourceVersion` per kind up to which everything is known: of a list, a bookmark, an event. A kind is absent while
+    /// nothing of it is watched.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "known_kinds")]
+    pub complete: ResourceVersions,
     /// Digest of the content.
     pub digest: Digest,
+}
+
+/// Kinds of a newer program have no meaning here.
+fn known_kinds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ResourceVersions, D::Error> {
+    let all = BTreeMap::<String, u64>::deserialize(deserializer)?;
+    let known =
+        |(name, version): (String, u64)| Some((Kind::ALL.into_iter().find(|kind| kind.as_str() == name)?, version));
+    Ok(all.into_iter().filter_map(known).collect())
+}
+
+/// Why a version may not follow another one: it may show an older state of the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behind {
+    /// Its epoch is lower.
+    Epoch {
+        /// The lower one.
+        offered: u64,
+        /// The one in force.
+        have: u64,
+    },
+    /// It does not know everything of a kind that the other one may show.
+    Kind {
+        /// The kind.
+        kind: Kind,
+        /// Up to where it knows.
+        offered: u64,
+        /// Up to where the one in force may show.
+        have: u64,
+    },
+}
+
+impl fmt::Display for Behind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Behind::Epoch { offered, have } => write!(f, "it is of epoch {offered}, and {have} is in force"),
+            Behind::Kind { kind, offered, have } => {
+                write!(f, "it knows objects of kind {kind} up to resourceVersion {offered}, and {have} is in force")
+            }
+        }
+    }
+}
+
+impl Version {
+    /// Whether a snapshot of this version may replace one of the version `have`: equal content always may; else a lower
+    /// epoch may not, and within an epoch one that does not know everything that the other one may show.
+    ///
+    /// A kind that is not watched here has no say: its objects are unknown, so the gateway keeps what it has of them.
+    ///
+    /// # Errors
+    /// It is behind.
+    pub fn may_follow(&self, have: &Version) -> Result<(), Behind> {
+        if self.digest == have.digest || self.epoch > have.epoch {
+            return Ok(());
+        }
+        if self.epoch < have.epoch {
+            return Err(Behind::Epoch { offered: self.epoch, have: have.epoch });
+        }
+        let behind = |(kind, have): (&Kind, &u64)| {
+            let offered = *self.complete.get(kind)?;
+            (offered < *have).then_some(Behind::Kind { kind: *kind, offered, have: *have })
+        };
+        have.resource_versions.iter().find_map(behind).map_or(Ok(()), Err)
+    }
 }
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.epoch, self.digest.short())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `epoch`, what the content shows of Ingresses and Services, what is known of them; content by number.
+    fn version(epoch: u64, shows: [u64; 2], complete: &[(Kind, u64)], content: u8) -> Version {
+        Version {
+            epoch,
+            resource_versions: [Kind::Ingress, Kind::Service].into_iter().zip(shows).collect(),
+            complete: complete.iter().copied().collect(),
+            digest: Digest::of("test", &(), &content),
+        }
+    }
+
+    #[test]
+    fn a_version_follows_what_it_knows_all_of() {
+        use Kind::{Ingress, Service};
+        let have = version(1, [100, 90], &[(Ingress, 120), (Service, 95)], 1);
+        let behind = |kind, offered, have| Err(Behind::Kind { kind, offered, have });
+        for (what, offered, expected) in [
+            ("newer", version(1, [110, 90], &[(Ingress, 110), (Service, 90)], 2), Ok(())),
+            ("as new: what it knows counts", version(1, [80, 90], &[(Ingress, 100), (Service, 90)], 2), Ok(())),
+            ("one kind lags", version(1, [99, 99], &[(Ingress, 99), (Service, 99)], 2), behind(Ingress, 99, 100)),
+            ("another lags", version(1, [200, 80], &[(Ingress, 200), (Service, 89)], 2), behind(Service, 89, 90)),
+            ("lags, equal content", version(1, [1, 1], &[(Ingress, 1), (Service, 1)], 1), Ok(())),
+            ("restored", version(2, [1, 1], &[(Ingress, 1), (Service, 1)], 2), Ok(())),
+            (
+                "of before a restore",
+                version(0, [900, 900], &[(Ingress, 900)], 2),
+                Err(Behind::Epoch { offered: 0, have: 1 }),
+            ),
+            ("a kind is not watched", version(1, [100, 0], &[(Ingress, 100)], 2), Ok(())),
+        ] {
+            assert_eq!(offered.may_follow(&have), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn kinds_of_a_newer_program_are_passed_over() {
+        let text =
+            format!(r#"{{"epoch":0,"resourceVersions":{{"Ingress":7,"Gateway":9}},"digest":"{}"}}"#, Digest::default());
+        let version: Version = serde_json::from_str(&text).unwrap();
+        assert_eq!(version.resource_versions, ResourceVersions::from([(Kind::Ingress, 7)]));
     }
 }

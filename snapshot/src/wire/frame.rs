@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Ack, FullBegin, FullEnd, Heartbeat, Hello, Resync, Update, Welcome};
+use super::{Ack, Ahead, Doubt, FullBegin, FullEnd, Heartbeat, Hello, Resync, Update, Welcome};
 
 /// Largest payload that is taken, in bytes: more than the largest single resource (a host of 20,000 paths has 7 MiB).
 pub const MAX_FRAME: usize = 64 * 1024 * 1024;
@@ -35,6 +35,10 @@ pub enum FrameKind {
     Ack = 66,
     /// [`Resync`].
     Resync = 67,
+    /// [`Ahead`].
+    Ahead = 68,
+    /// [`Doubt`].
+    Doubt = 69,
 }
 
 /// A frame, read.
@@ -58,6 +62,10 @@ pub enum Frame {
     Ack(Ack),
     /// See [`Resync`].
     Resync(Resync),
+    /// See [`Ahead`].
+    Ahead(Ahead),
+    /// See [`Doubt`].
+    Doubt(Doubt),
     /// A kind of a newer version: to be skipped.
     Unknown(u8),
 }
@@ -104,6 +112,8 @@ impl Frame {
             Frame::Hello(value) => encode(FrameKind::Hello, value),
             Frame::Ack(value) => encode(FrameKind::Ack, value),
             Frame::Resync(value) => encode(FrameKind::Resync, value),
+            Frame::Ahead(value) => encode(FrameKind::Ahead, value),
+            Frame::Doubt(value) => encode(FrameKind::Doubt, value),
             Frame::Unknown(_) => None,
         }
     }
@@ -123,6 +133,8 @@ impl Frame {
             65 => Frame::Hello(read(kind, payload)?),
             66 => Frame::Ack(read(kind, payload)?),
             67 => Frame::Resync(read(kind, payload)?),
+            68 => Frame::Ahead(read(kind, payload)?),
+            69 => Frame::Doubt(read(kind, payload)?),
             unknown => Frame::Unknown(unknown),
         })
     }

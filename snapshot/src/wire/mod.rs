@@ -2,8 +2,9 @@
 //!
 //! A gateway opens one HTTP/2 stream (`POST` [`PATH`]) and says [`Hello`]. The controller answers with [`Welcome`] and, unless
 //! the gateway has the current content already, with a full sync ([`FullBegin`], parts, [`FullEnd`]) or the deltas that it
-//! missed; then with each [`Update`] as it happens. The gateway answers everything it took over with an [`Ack`]. Both send
-//! heartbeats, so that either notices a dead peer.
+//! missed; then with each [`Update`] as it happens. The gateway answers everything it took over with an [`Ack`], what may be
+//! older than what it has with [`Ahead`], and what lost most of its routes with [`Doubt`]. Both send heartbeats, so that either
+//! notices a dead peer.
 //!
 //! Skew of versions: an unknown frame kind is skipped, an unknown field ignored ([`WIRE`] is raised only where that is not
 //! enough). ADR 0012 says why frames of JSON.
@@ -20,7 +21,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use frame::{Frame, FrameError, FrameKind, FrameReader, MAX_FRAME};
 pub use journal::{Cursor, Journal, Next};
-pub use receive::{Received, Receiver};
+pub use receive::{Origin, Received, Receiver};
 
 use crate::diagnostic::DiagnosticReason;
 use crate::key::ObjectKey;
@@ -74,6 +75,9 @@ pub struct Welcome {
 pub struct FullBegin {
     /// The version that the parts make together.
     pub version: Version,
+    /// The answer to a [`Doubt`]: everything was listed anew since.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub confirmed: bool,
 }
 
 /// Everything was sent.
@@ -93,6 +97,9 @@ pub struct Update {
     pub base: Option<Digest>,
     /// What changed.
     pub delta: Delta,
+    /// Something is gone by not being in a list, and not by an event that said so.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub listed: bool,
     /// Private keys of the certificates in the delta: a [`PrivateKey`] itself serialises as its fingerprint only.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     keys: BTreeMap<ObjectKey, KeyBytes>,
@@ -106,12 +113,17 @@ impl Update {
             Some((secret.clone(), KeyBytes(key.expose_der()?.into())))
         };
         let keys = delta.certificates.iter().filter_map(key).collect();
-        Update { base, delta, keys }
+        Update { base, delta, keys, listed: false }
+    }
+
+    /// The same, of which something is gone by not being in a list (`listed`).
+    pub fn from_list(self, listed: bool) -> Self {
+        Update { listed, ..self }
     }
 
     /// The delta, its certificates with their keys again.
     pub fn into_delta(self) -> Delta {
-        let Update { base: _, mut delta, mut keys } = self;
+        let Update { base: _, mut delta, mut keys, listed: _ } = self;
         for (secret, certificate) in &mut delta.certificates {
             if let (Some(Resource::Valid(certificate)), Some(KeyBytes(der))) = (certificate, keys.remove(secret)) {
                 let fingerprint = certificate.key.fingerprint().to_owned();
@@ -157,6 +169,30 @@ fn known_reason<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Dia
 pub struct Resync {
     /// Why, for people.
     pub why: Arc<str>,
+}
+
+/// A gateway does not take what came, since it may be older than what it has ([`Version::may_follow`]). The controller sends
+/// nothing more until it knows as much, or knows that the API server went back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ahead {
+    /// What the gateway has in force.
+    pub have: Version,
+}
+
+/// A gateway holds back what came, since it has lost most of its routes, and asks for a second, complete listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Doubt {
+    /// Routes in force.
+    pub routes: usize,
+    /// Routes of what is held back.
+    pub left: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Sent where there is nothing to say.

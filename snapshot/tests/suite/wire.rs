@@ -26,7 +26,7 @@ impl Gateway {
     /// Takes a frame; true: everything is needed.
     fn take(&mut self, frame: &Frame) -> bool {
         match self.receiver.take(sent(frame), self.replica.snapshot()) {
-            Received::Delta(delta) => {
+            Received::Delta(delta, _) => {
                 self.replica.apply(&delta);
                 false
             }
@@ -37,7 +37,7 @@ impl Gateway {
 
     fn sync(&mut self, world: &World) {
         let version = world.snapshot().version.clone();
-        self.take(&Frame::FullBegin(FullBegin { version: version.clone() }));
+        self.take(&Frame::FullBegin(FullBegin { version: version.clone(), confirmed: false }));
         self.take(&Frame::FullPart(Box::new(Update::new(None, Delta::full(world.snapshot())))));
         assert!(!self.take(&Frame::FullEnd(FullEnd { version })));
     }
@@ -116,7 +116,7 @@ fn a_full_sync_that_lost_a_part_is_refused() {
     );
     let mut gateway = Gateway::default();
     let version = world.snapshot().version.clone();
-    gateway.take(&Frame::FullBegin(FullBegin { version: version.clone() }));
+    gateway.take(&Frame::FullBegin(FullBegin { version: version.clone(), confirmed: false }));
     assert!(gateway.take(&Frame::FullEnd(FullEnd { version })), "everything is asked for again");
     assert_eq!(gateway.replica, Replica::default());
 }

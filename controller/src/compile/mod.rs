@@ -3,9 +3,12 @@
 //! Nothing is published before every watch has listed. After that each change goes out as it comes; those that come while one
 //! is compiled are taken together, so that a burst costs few passes and a single change never waits.
 
+mod position;
+mod relist;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Instant;
 
 use sluicegate_snapshot::compile::Access;
@@ -16,7 +19,9 @@ use tokio::sync::watch;
 use crate::publish::Publication;
 use crate::shared::Shared;
 use crate::status::Desk;
-use crate::watch::{Feed, Needs, News};
+use crate::watch::{Feed, Listed, Needs, News, Reach};
+use position::Position;
+pub use relist::Relist;
 
 /// Most news that is taken together.
 const MAX_BATCH: usize = 4096;
@@ -28,9 +33,23 @@ pub struct Compiler {
     shared: Arc<Shared>,
     needs: watch::Sender<Needs>,
     desk: Desk,
-    /// Feeds that have not listed yet.
+    /// Feeds that are always followed.
+    feeds: BTreeSet<Feed>,
+    /// Those of them that have not listed yet.
     unlisted: BTreeSet<Feed>,
-    is_published: bool,
+    position: Position,
+    relist: Relist,
+    stage: Stage,
+}
+
+/// Whether snapshots are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Not yet: not everything was listed.
+    Starting,
+    Publishing,
+    /// Not now: the API server was restored, and not everything was listed since.
+    Restoring,
 }
 
 /// What one batch of news asks for.
@@ -40,6 +59,8 @@ struct Batch {
     /// Ingresses whose status has to be looked at.
     ingresses: BTreeSet<ObjectKey>,
     all_statuses: bool,
+    /// Something is gone by not being in a list.
+    listed: bool,
     stop: bool,
 }
 
@@ -52,17 +73,37 @@ impl Compiler {
         shared: Arc<Shared>,
         needs: watch::Sender<Needs>,
         desk: Desk,
+        relist: Relist,
     ) -> Self {
-        let unlisted = feeds.into_iter().collect();
-        Compiler { world: World::new(settings), publication, shared, needs, desk, unlisted, is_published: false }
+        let feeds: BTreeSet<Feed> = feeds.into_iter().collect();
+        Compiler {
+            world: World::new(settings),
+            publication,
+            shared,
+            needs,
+            desk,
+            unlisted: feeds.clone(),
+            feeds,
+            position: Position::default(),
+            relist,
+            stage: Stage::Starting,
+        }
     }
 
     /// Works until it is told to stop, or nobody is left to bring news.
     pub fn run(mut self, news: &Receiver<News>) {
-        while let Ok(first) = news.recv() {
+        loop {
+            let first = match self.relist.wake() {
+                None => news.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => news.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
             let started = Instant::now();
             let mut batch = Batch::default();
-            self.take(first, &mut batch);
+            match first {
+                Ok(first) => self.take(first, &mut batch),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
             for _ in 1..MAX_BATCH {
                 match news.try_recv() {
                     Ok(more) => self.take(more, &mut batch),
@@ -73,30 +114,37 @@ impl Compiler {
                 return;
             }
             self.apply(batch, started);
+            self.go_on_listing();
         }
     }
 
     fn take(&mut self, news: News, batch: &mut Batch) {
         match news {
-            News::Put(object, observed) => self.put(object, observed, batch),
-            News::Remove(kind, key) => {
+            News::Put(object, observed, reach) => {
+                self.position.shows(object.facts.kind(), object.resource_version);
+                self.reach(&reach, batch);
+                self.put(object, observed, batch);
+            }
+            News::Remove(kind, key, reach) => {
+                self.reach(&reach, batch);
                 if kind == Kind::Ingress {
                     self.desk.forget(&key);
                 }
                 batch.edits.push(Edit::Remove(kind, key));
             }
-            News::Seen(kind, version) => batch.edits.push(Edit::Seen(kind, version)),
-            News::Listed(feed) => {
-                self.unlisted.remove(&feed);
-                self.shared.set_unlisted(&self.unlisted);
-                let access = |namespace| Edit::Access(feed.kind, namespace, Access::Granted);
-                batch.edits.extend(feed.namespace.clone().map(access));
-            }
+            News::Seen(reach) => self.reach(&reach, batch),
+            News::Listed(listed) => self.listed(&listed, batch),
+            News::Granted(feed) => batch.edits.extend(access(&feed, Access::Granted)),
             News::Denied(feed, user) => {
-                let access = |namespace| Edit::Access(feed.kind, namespace, Access::Denied { user });
-                batch.edits.extend(feed.namespace.clone().map(access));
+                self.position.loses(&feed);
+                self.relist.lost(&feed);
+                batch.edits.extend(access(&feed, Access::Denied { user }));
             }
+            News::Claimed(version) => self.relist.claim(version, Instant::now()),
+            News::Doubted => self.relist.doubt(Instant::now()),
             News::Ended(feed) => {
+                self.position.loses(&feed);
+                self.relist.lost(&feed);
                 let Some(namespace) = feed.namespace else { return };
                 // Those of the world, and those that came in this batch.
                 let came = batch.edits.iter().filter_map(|edit| match edit {
@@ -116,6 +164,71 @@ impl Compiler {
         }
     }
 
+    fn reach(&mut self, reach: &Reach, batch: &mut Batch) {
+        match reach {
+            Reach::Listing => {}
+            Reach::Unlisted => batch.listed = true,
+            Reach::To(feed, version) => {
+                self.position.shows(feed.kind, *version);
+                self.position.reaches(feed, *version);
+            }
+        }
+    }
+
+    fn listed(&mut self, Listed { feed, version, generation }: &Listed, batch: &mut Batch) {
+        if !self.position.lists(feed, *version) {
+            self.restored();
+            self.position.lists(feed, *version);
+        }
+        self.relist.listed(feed, *generation);
+        if self.unlisted.remove(feed) {
+            self.shared.set_unlisted(&self.unlisted);
+        }
+        batch.edits.extend(access(feed, Access::Granted));
+    }
+
+    /// The API server went back to an older state: a new epoch begins, in which everything has to be listed.
+    fn restored(&mut self) {
+        let feeds = self.followed();
+        self.position.restart(self.position.epoch() + 1);
+        tracing::error!(
+            epoch = self.position.epoch(),
+            "the API server was restored from an older state; a new epoch begins, and everything is listed anew"
+        );
+        self.relist.begin(feeds, Instant::now());
+        if self.stage == Stage::Publishing {
+            self.stage = Stage::Restoring;
+        }
+    }
+
+    /// The feeds that list.
+    fn followed(&self) -> BTreeSet<Feed> {
+        self.feeds.iter().chain(self.position.feeds()).cloned().collect()
+    }
+
+    /// Begins and ends listings of everything.
+    fn go_on_listing(&mut self) {
+        let now = Instant::now();
+        if self.relist.end(&mut self.position, now) {
+            self.world.stand_at(self.position.version());
+            let delta = self.world.apply([]).delta;
+            match self.stage {
+                Stage::Starting => {}
+                Stage::Publishing => self.publication.update(&delta, false),
+                Stage::Restoring => {
+                    self.stage = Stage::Publishing;
+                    self.publication.replace(self.world.snapshot());
+                    self.look_at_all();
+                }
+            }
+            self.publication.listed();
+        }
+        if self.stage != Stage::Starting {
+            let feeds = || self.feeds.iter().chain(self.position.feeds()).cloned().collect();
+            self.relist.look(&self.position, feeds, now);
+        }
+    }
+
     fn put(&mut self, object: Trimmed, observed: Option<crate::watch::Observed>, batch: &mut Batch) {
         if let Some(observed) = observed {
             let key = object.facts.key();
@@ -127,17 +240,18 @@ impl Compiler {
 
     fn apply(&mut self, batch: Batch, started: Instant) {
         let count = batch.edits.len();
+        self.world.stand_at(self.position.version());
         let outcome = self.world.apply(batch.edits);
         self.tell_needs();
         let mut ingresses = batch.ingresses;
         let of_ingresses = outcome.diagnosed.iter().filter(|object| object.kind == Kind::Ingress);
         ingresses.extend(of_ingresses.map(|object| object.object_key()));
-        if !self.is_published {
+        if self.stage == Stage::Starting {
             if !self.is_complete() {
                 return;
             }
             self.publication.start(self.world.snapshot().clone());
-            self.is_published = true;
+            self.stage = Stage::Publishing;
             let (served, version) = (self.world.served().count(), &self.world.snapshot().version);
             tracing::info!(ingresses = served, %version, "everything is listed; snapshots are published");
             let diagnostics = self.world.diagnostics();
@@ -145,8 +259,10 @@ impl Compiler {
             self.shared.set_diagnostics(diagnostics);
             return self.look_at_all();
         }
-        let changed = !outcome.delta.is_empty();
-        self.publication.update(&outcome.delta);
+        let changed = !outcome.delta.is_empty() && self.stage == Stage::Publishing;
+        if self.stage == Stage::Publishing {
+            self.publication.update(&outcome.delta, batch.listed);
+        }
         let elapsed = started.elapsed();
         self.shared.metrics.compiled(elapsed);
         if changed {
@@ -180,4 +296,9 @@ impl Compiler {
     fn is_complete(&self) -> bool {
         self.unlisted.is_empty() && self.needs.borrow().are_settled(&self.world)
     }
+}
+
+/// What is known of a namespace's Secrets or ConfigMaps; nothing where a feed is not of one namespace.
+fn access(feed: &Feed, access: Access) -> Option<Edit> {
+    Some(Edit::Access(feed.kind, feed.namespace.clone()?, access))
 }
