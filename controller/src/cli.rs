@@ -10,6 +10,7 @@ use sluicegate_process::settings::{self, SettingsFile};
 use sluicegate_process::{EXIT_USAGE, SettingsError};
 
 use crate::settings::Settings;
+use crate::trust::{self, Enrolment};
 use crate::{report, run};
 
 /// The Sluicegate controller: Ingress objects from a Kubernetes API server to gateways.
@@ -23,7 +24,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Watch the API server, serve gateways, write statuses.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
+    /// Write a certificate for a gateway outside of the cluster, signed by the controller's own authority, and say what to do with it.
+    Enroll(EnrollArgs),
     /// Print class, addresses and diagnostics of each Ingress in the cluster. Exit 0: no errors, 1: errors found, 2: the cluster
     /// cannot be read.
     Status(StatusArgs),
@@ -74,6 +77,8 @@ struct RunArgs {
     /// Where gateways connect [default: 127.0.0.1:10257].
     #[arg(long, value_name = "ADDR")]
     publish: Option<SocketAddr>,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// Service whose addresses are written to statuses.
     #[arg(long, value_name = "NS/NAME")]
     publish_service: Option<String>,
@@ -86,6 +91,79 @@ struct RunArgs {
     /// Address of a listener with only /healthz, /readyz and /metrics.
     #[arg(long, value_name = "ADDR")]
     metrics: Option<SocketAddr>,
+}
+
+/// By what gateways and the controller know each other.
+#[derive(Debug, Args)]
+struct TrustArgs {
+    /// Certificate of the controller, PEM [default: made by its own authority].
+    #[arg(long, value_name = "FILE")]
+    publish_cert: Option<PathBuf>,
+    /// Its key, PEM.
+    #[arg(long, value_name = "FILE")]
+    publish_key: Option<PathBuf>,
+    /// Authorities that sign gateways' certificates, PEM; with --publish-cert.
+    #[arg(long, value_name = "FILE")]
+    client_ca: Option<PathBuf>,
+    /// Secret of the own authority, and ConfigMap with its certificate [default: sluicegate/sluicegate-ca].
+    #[arg(long, value_name = "NS/NAME")]
+    authority: Option<String>,
+    /// Name or address of the controller, for the certificate that the own authority makes; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    publish_name: Vec<String>,
+    /// Service account of gateways [default: sluicegate:sluicegate-gateway]; may be given several times.
+    #[arg(long, value_name = "NS:NAME")]
+    gateway_account: Vec<String>,
+    /// Serve gateways without encryption and authentication.
+    #[arg(long)]
+    plaintext: bool,
+}
+
+impl TrustArgs {
+    fn over(self, settings: &mut Settings) {
+        over(&mut settings.publish_cert, self.publish_cert);
+        over(&mut settings.publish_key, self.publish_key);
+        over(&mut settings.client_ca, self.client_ca);
+        settings.authority = self.authority.unwrap_or_else(|| std::mem::take(&mut settings.authority));
+        over_list(&mut settings.publish_names, self.publish_name);
+        over_list(&mut settings.gateway_accounts, self.gateway_account);
+        settings.plaintext |= self.plaintext;
+    }
+}
+
+#[derive(Debug, Args)]
+struct EnrollArgs {
+    /// Name of the gateway.
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Directory for the files [default: the current one].
+    #[arg(long, value_name = "DIR", default_value = ".", hide_default_value = true)]
+    out: PathBuf,
+    /// Days that the certificate is valid.
+    #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
+    /// Configuration file (YAML) of the controller.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How the API server is reached [default: KUBECONFIG or ~/.kube/config, else the pod's service account].
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Secret of the authority [default: sluicegate/sluicegate-ca].
+    #[arg(long, value_name = "NS/NAME")]
+    authority: Option<String>,
+}
+
+impl EnrollArgs {
+    fn settings(&self) -> Result<Settings, SettingsError> {
+        let mut settings = match &self.config {
+            Some(path) => settings::read(path)?,
+            None => Settings::default(),
+        };
+        over(&mut settings.kubeconfig, self.kubeconfig.clone());
+        settings.authority = self.authority.clone().unwrap_or(settings.authority);
+        settings.judge()?;
+        Ok(settings)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -135,6 +213,7 @@ impl RunArgs {
     fn settings(self) -> Result<Settings, SettingsError> {
         let mut settings = self.meaning.settings()?;
         settings.publish = self.publish.unwrap_or(settings.publish);
+        self.trust.over(&mut settings);
         settings.admin = self.admin.unwrap_or(settings.admin);
         over(&mut settings.metrics, self.metrics);
         over(&mut settings.publish_service, self.publish_service);
@@ -152,6 +231,9 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Run(args) => args.settings().map(|settings| run::run(&settings)),
+        Command::Enroll(args) => args.settings().map(|settings| {
+            trust::enroll(&settings, &Enrolment { name: args.name, directory: args.out, days: args.days })
+        }),
         Command::Status(args) => {
             args.meaning.settings().map(|settings| report::report(&settings, args.ingress.as_deref(), args.output))
         }

@@ -19,4 +19,5 @@ pub mod run;
 pub mod settings;
 pub mod shared;
 pub mod status;
+pub mod trust;
 pub mod watch;

@@ -10,6 +10,10 @@ use sluicegate_snapshot::Kind;
 
 use crate::shared::Shared;
 
+/// Why gateways are refused: too many, no TLS, no credentials, a certificate or token that is not served, a token that cannot be
+/// reviewed now.
+pub const REFUSALS: [&str; 6] = ["limit", "handshake", "noCredentials", "certificate", "token", "unknown"];
+
 /// Counters. Labels are kinds of object, a closed set.
 pub struct Metrics {
     registry: Registry,
@@ -21,7 +25,7 @@ pub struct Metrics {
     full_syncs: IntCounter,
     changes: IntCounter,
     change_bytes: IntCounter,
-    refused: IntCounter,
+    refused: IntCounterVec,
     gateways: IntGauge,
     lagging: IntGauge,
     version: Gauge,
@@ -53,9 +57,9 @@ impl Metrics {
             full_syncs: IntCounter::new(name("full_syncs_total"), "Full syncs sent to gateways.")?,
             changes: IntCounter::new(name("changes_sent_total"), "Changes sent to gateways.")?,
             change_bytes: IntCounter::new(name("change_bytes_total"), "Bytes of the changes sent to gateways.")?,
-            refused: IntCounter::new(
-                name("gateways_refused_total"),
-                "Gateways refused because too many are connected.",
+            refused: IntCounterVec::new(
+                Opts::new(name("gateways_refused_total"), "Connections of gateways that were refused, by reason."),
+                &["reason"],
             )?,
             gateways: IntGauge::new(name("gateways"), "Connected gateways.")?,
             lagging: IntGauge::new(
@@ -74,6 +78,14 @@ impl Metrics {
         };
         for outcome in ["written", "failed"] {
             metrics.statuses.with_label_values(&[outcome]);
+        }
+        for kind in Kind::ALL {
+            for family in [&metrics.watch_events, &metrics.lists, &metrics.watch_failures] {
+                family.with_label_values(&[kind.as_str()]);
+            }
+        }
+        for reason in REFUSALS {
+            metrics.refused.with_label_values(&[reason]);
         }
         metrics.register()?;
         Ok(metrics)
@@ -140,9 +152,9 @@ impl Metrics {
         self.change_bytes.inc_by(bytes as u64);
     }
 
-    /// A gateway was refused.
-    pub fn gateway_refused(&self) {
-        self.refused.inc();
+    /// A gateway was refused, for one of [`REFUSALS`].
+    pub fn gateway_refused(&self, reason: &'static str) {
+        self.refused.with_label_values(&[reason]).inc();
     }
 
     /// The page.

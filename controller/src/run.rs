@@ -18,6 +18,7 @@ use crate::publish::{self, Publication};
 use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::status::{self, Desk, Source};
+use crate::trust::Trust;
 use crate::watch::{Needs, News, Watcher, follow_needs};
 use crate::{admin, connect};
 
@@ -72,18 +73,20 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
         Some(address) => Some(bind("metrics", address).await?),
         None => None,
     };
-    if !settings.publish.ip().is_loopback() {
-        tracing::warn!(
-            address = %settings.publish,
-            "gateways are served without encryption and authentication: who reaches this address reads the private keys of all certificates. Keep it in a network of its own (NetworkPolicy)"
-        );
-    }
     let client =
         connect::client(settings.kubeconfig.as_deref()).await.map_err(|message| StartError(message, EXIT_USAGE))?;
 
+    let trust = Trust::start(settings, &client).map_err(|message| StartError(message, EXIT_USAGE))?;
+    if trust.is_plain() && !settings.publish.ip().is_loopback() {
+        tracing::warn!(
+            address = %settings.publish,
+            "gateways are served without encryption and authentication (plaintext): who reaches this address reads the private keys of all certificates. Keep it in a network of its own"
+        );
+    }
+
     let metrics = Arc::new(Metrics::new().map_err(|error| StartError::new("metrics", error))?);
     let publication = Arc::new(Publication::default());
-    let shared = Arc::new(Shared::new(metrics.clone(), publication.clone(), &feeds));
+    let shared = Arc::new(Shared::new(metrics.clone(), publication.clone(), trust.clone(), &feeds));
     let (news, received) = channel();
     let (needs, needed) = watch::channel(Needs::default());
     let (generations, relists) = watch::channel(0);
@@ -125,7 +128,10 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
     if let Some(listener) = metrics_listener {
         tokio::spawn(admin::serve(listener, shared.clone(), admin::Scope::Metrics));
     }
-    let gateways = tokio::spawn(publish::serve(publish_listener, publication, news.clone(), metrics));
+    let gateways = tokio::spawn(publish::serve(
+        publish_listener,
+        publish::Sources { publication, news: news.clone(), metrics, trust, refusals_said: Arc::default() },
+    ));
     until_end(news, compiler, gateways).await
 }
 

@@ -7,6 +7,7 @@ use sluicegate_snapshot::Diagnostic;
 
 use crate::metrics::Metrics;
 use crate::publish::Publication;
+use crate::trust::Trust;
 use crate::watch::{Feed, Trouble};
 
 /// Readiness, diagnostics, counters.
@@ -17,6 +18,8 @@ pub struct Shared {
     pub trouble: Arc<Trouble>,
     /// What gateways get.
     pub publication: Arc<Publication>,
+    /// Who may have it.
+    pub trust: Trust,
     /// The Service whose address is published has none, or the like: for people.
     pub address_trouble: Mutex<Option<String>>,
     unlisted: Mutex<BTreeSet<Feed>>,
@@ -25,11 +28,12 @@ pub struct Shared {
 
 impl Shared {
     /// Nothing is listed yet.
-    pub fn new(metrics: Arc<Metrics>, publication: Arc<Publication>, feeds: &[Feed]) -> Self {
+    pub fn new(metrics: Arc<Metrics>, publication: Arc<Publication>, trust: Trust, feeds: &[Feed]) -> Self {
         Shared {
             metrics,
             trouble: Arc::default(),
             publication,
+            trust,
             address_trouble: Mutex::default(),
             unlisted: Mutex::new(feeds.iter().cloned().collect()),
             diagnostics: Mutex::default(),
@@ -67,7 +71,7 @@ impl Shared {
     /// A sentence for people.
     pub fn ready(&self) -> Result<(), String> {
         if self.publication.version().is_some() {
-            return Ok(());
+            return self.trust.ready();
         }
         let unlisted = self.unlisted.lock().unwrap_or_else(PoisonError::into_inner);
         let unlisted: Vec<String> = unlisted.iter().map(ToString::to_string).collect();

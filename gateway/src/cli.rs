@@ -24,7 +24,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve traffic.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Say what is wrong with manifests. Exit 0: nothing, 1: errors, 2: input that cannot be read.
     Check(CheckArgs),
     /// Say which Ingress, rule, path, policy and endpoints a request gets, and why.
@@ -60,9 +60,21 @@ struct RunArgs {
     /// Directory (or file) with manifests; may be given several times.
     #[arg(long, value_name = "DIR")]
     manifests: Vec<PathBuf>,
-    /// Controller to follow instead of manifests, as http://HOST:PORT; may be given several times.
+    /// Controller to follow instead of manifests, as https://HOST:PORT; may be given several times.
     #[arg(long, value_name = "URL")]
     controller: Vec<String>,
+    /// Authorities that sign controllers' certificates, PEM.
+    #[arg(long, value_name = "FILE")]
+    controller_ca: Option<PathBuf>,
+    /// Certificate that this gateway shows controllers, PEM.
+    #[arg(long, value_name = "FILE")]
+    client_cert: Option<PathBuf>,
+    /// Its key, PEM.
+    #[arg(long, value_name = "FILE")]
+    client_key: Option<PathBuf>,
+    /// A service account's token that this gateway shows controllers.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Address for plain HTTP [default: 0.0.0.0:8080]; may be given several times.
     #[arg(long, value_name = "ADDR")]
     http: Vec<SocketAddr>,
@@ -180,6 +192,10 @@ impl RunArgs {
         let mut settings = self.meaning.settings()?;
         over_list(&mut settings.manifests, self.manifests);
         over_list(&mut settings.controllers, self.controller);
+        over(&mut settings.controller_ca, self.controller_ca);
+        over(&mut settings.client_cert, self.client_cert);
+        over(&mut settings.client_key, self.client_key);
+        over(&mut settings.token_file, self.token_file);
         over_list(&mut settings.http, self.http);
         over_list(&mut settings.https, self.https);
         settings.admin = self.admin.unwrap_or(settings.admin);

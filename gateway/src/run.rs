@@ -125,7 +125,7 @@ fn start(mut settings: Settings) -> Result<Running, StartError> {
             let compiler = Compiler::new(compile, applier, shared.clone());
             follow(compiler, shared.clone(), default_files)
         }
-        false => stream::follow(applier, shared.clone(), controllers, default_files),
+        false => stream::follow(applier, shared.clone(), controllers, shared.settings.credentials(), default_files),
     };
     let following = following.map_err(|error| StartError::new("applier", error))?;
 

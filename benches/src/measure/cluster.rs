@@ -53,6 +53,7 @@ fn row(others: usize) {
     post(&api, &service("web"));
     post(&api, &slice("web", &[pods[0].address]));
     let (controller, publish) = controller(&server, directory.path());
+    enroll(&server, directory.path());
     let (gateway, http) = gateway(publish, directory.path());
 
     if others > 0 {
@@ -180,16 +181,31 @@ fn controller(server: &ApiServer, directory: &Path) -> (Process, SocketAddr) {
     let (publish, admin) = (local(), local());
     let mut command = Command::new(binary("sluicegate-controller"));
     command.arg("run").arg("--kubeconfig").arg(server.admin()).args(["--publish-address", "192.0.2.1"]);
+    command.args(["--authority", AUTHORITY]);
     command.arg("--publish").arg(publish.to_string()).arg("--admin").arg(admin.to_string());
     let process = Process::start(&mut command, &directory.join("controller.log"));
     ready(admin);
     (process, publish)
 }
 
+/// Secret and ConfigMap of the controller's authority.
+const AUTHORITY: &str = "default/sluicegate-ca";
+
+/// Enrolls the gateway, which is how one outside of the cluster comes to its certificate.
+fn enroll(server: &ApiServer, directory: &Path) {
+    let mut command = Command::new(binary("sluicegate-controller"));
+    command.args(["enroll", "bench", "--authority", AUTHORITY]).arg("--out").arg(directory);
+    let output = command.arg("--kubeconfig").arg(server.admin()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 fn gateway(publish: SocketAddr, directory: &Path) -> (Process, SocketAddr) {
     let (http, https, admin) = (local(), local(), local());
     let mut command = Command::new(binary("sluicegate"));
-    command.arg("run").arg("--controller").arg(format!("http://{publish}")).args(["--workers", "1"]);
+    command.arg("run").arg("--controller").arg(format!("https://{publish}")).args(["--workers", "1"]);
+    for (flag, file) in [("--controller-ca", "ca.crt"), ("--client-cert", "bench.crt"), ("--client-key", "bench.key")] {
+        command.arg(flag).arg(directory.join(file));
+    }
     command
         .arg("--http")
         .arg(http.to_string())

@@ -121,7 +121,6 @@ impl Compiler {
     fn take(&mut self, news: News, batch: &mut Batch) {
         match news {
             News::Put(object, observed, reach) => {
-                self.position.shows(object.facts.kind(), object.resource_version);
                 self.reach(&reach, batch);
                 self.put(object, observed, batch);
             }
@@ -166,6 +165,7 @@ impl Compiler {
 
     fn reach(&mut self, reach: &Reach, batch: &mut Batch) {
         match reach {
+            // What a list shows counts when it is complete: until then what is known does not reach as far.
             Reach::Listing => {}
             Reach::Unlisted => batch.listed = true,
             Reach::To(feed, version) => {

@@ -14,7 +14,7 @@ use sluicegate_snapshot::wire::{Cursor, Frame, Journal, Next, Refused, Update};
 use sluicegate_snapshot::{Delta, Snapshot};
 use tokio::sync::watch;
 
-pub use server::serve;
+pub use server::{Sources, serve};
 
 /// The snapshot that gateways get, with its last changes. Changes are encoded once; a gateway that reads slowly costs nothing
 /// but its position.
@@ -37,8 +37,10 @@ struct Current {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Gateway {
-    /// Its name.
+    /// Its name, as it says.
     pub name: Arc<str>,
+    /// Who it is, by its certificate or token; absent where nobody is asked (`plaintext`).
+    pub identity: Option<Arc<str>>,
     /// Where it connects from.
     pub peer: SocketAddr,
     /// Version of its program.

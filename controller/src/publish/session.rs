@@ -1,7 +1,6 @@
 //! One gateway's stream.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -24,27 +23,36 @@ use crate::watch::News;
 /// Resources in one part of a full sync.
 const PART: usize = 128;
 
+/// How long credentials are believed: a certificate or token that is no longer good is noticed then. The gateway connects again
+/// and goes on where it was.
+const KNOWN_FOR: Duration = Duration::from_secs(3600);
+
 const SILENCE: Duration = Duration::from_secs(SILENCE_SECONDS);
 
 /// Serves a gateway until it goes.
-pub(super) async fn run(streams: Streams, peer: SocketAddr, sources: Sources) {
-    let mut frames = Frames::of(streams.receive);
+pub(super) async fn run(streams: Streams, sources: Sources) {
+    let Streams { receive, send, peer, identity } = streams;
+    let mut frames = Frames::of(receive);
     let Ok(Ok(Some(Frame::Hello(hello)))) = timeout(SILENCE, frames.next()).await else {
         return tracing::debug!(%peer, "no hello on the publish address");
     };
-    tracing::info!(gateway = %hello.gateway, %peer, program = %hello.program, "gateway connected");
+    let identity = identity.map(|identity| identity.name);
+    let known = identity.as_deref().unwrap_or("(not asked)");
+    tracing::info!(gateway = %hello.gateway, identity = known, %peer, program = %hello.program, "gateway connected");
+    let is_known = identity.is_some();
     let gateway = Gateway {
         name: hello.gateway.clone(),
+        identity,
         peer,
         program: hello.program.clone(),
         acknowledged: None,
         refused: Vec::new(),
     };
-    let Sources { publication, news, metrics } = sources;
+    let Sources { publication, news, metrics, trust: _, refusals_said: _ } = sources;
     let entered = publication.enter(gateway);
     let gate = Gate::Unpublished { have: hello.have.clone(), lacks_keys: hello.lacks_keys };
-    let mut session = Session { send: streams.send, publication, news, metrics, entered, gate };
-    let why = match session.serve(&hello, frames).await {
+    let mut session = Session { send, publication, news, metrics, entered, gate };
+    let why = match session.serve(&hello, frames, is_known).await {
         Ok(()) => "it closed the stream".to_owned(),
         Err(why) => why,
     };
@@ -75,7 +83,7 @@ enum Gate {
 }
 
 impl Session {
-    async fn serve(&mut self, hello: &Hello, mut frames: Frames) -> Result<(), String> {
+    async fn serve(&mut self, hello: &Hello, mut frames: Frames, is_known: bool) -> Result<(), String> {
         let welcome = Welcome {
             wire: WIRE,
             controller: rustix::system::uname().nodename().to_string_lossy().into(),
@@ -90,6 +98,8 @@ impl Session {
         let mut changes = self.publication.changes.subscribe();
         let mut ticks = interval(Duration::from_secs(HEARTBEAT_SECONDS));
         let mut heard = Instant::now();
+        // Not all at once.
+        let mut again = std::pin::pin!(sleep(KNOWN_FOR.mul_f64(rand::random_range(0.8..1.0))));
         loop {
             self.pass_gate().await?;
             self.send_news().await?;
@@ -107,6 +117,7 @@ impl Session {
                     return Err(format!("nothing was heard for {SILENCE_SECONDS} s"));
                 }
                 _ = ticks.tick() => self.heartbeat().await?,
+                () = &mut again, if is_known => return Err("its credentials have to be looked at again".to_owned()),
             }
         }
     }

@@ -15,6 +15,24 @@ pub struct Settings {
     pub kubeconfig: Option<PathBuf>,
     /// Where gateways connect.
     pub publish: SocketAddr,
+    /// The certificate that gateways know the controller by: PEM file; absent: the own authority makes one.
+    pub publish_cert: Option<PathBuf>,
+    /// Its key: PEM file.
+    pub publish_key: Option<PathBuf>,
+    /// Authorities that sign gateways' certificates: PEM file; only with `publishCert`.
+    pub client_ca: Option<PathBuf>,
+    /// Secret of the own authority, and ConfigMap with its certificate: NAMESPACE/NAME.
+    pub authority: String,
+    /// Names and addresses in the certificate that the own authority makes, besides the usual ones.
+    pub publish_names: Vec<String>,
+    /// Names in certificates of gateways that are served; empty: all that the authority signed.
+    pub gateway_names: Vec<String>,
+    /// Service accounts of gateways that are served: NAMESPACE:NAME.
+    pub gateway_accounts: Vec<String>,
+    /// Audience of gateways' tokens.
+    pub token_audience: String,
+    /// Serve gateways without encryption and authentication.
+    pub plaintext: bool,
     /// Address of the admin listener.
     pub admin: SocketAddr,
     /// Address of a second listener with only `/healthz`, `/readyz` and `/metrics`.
@@ -54,6 +72,15 @@ impl Default for Settings {
         Settings {
             kubeconfig: None,
             publish: SocketAddr::from(([127, 0, 0, 1], 10257)),
+            publish_cert: None,
+            publish_key: None,
+            client_ca: None,
+            authority: "sluicegate/sluicegate-ca".to_owned(),
+            publish_names: Vec::new(),
+            gateway_names: Vec::new(),
+            gateway_accounts: vec!["sluicegate:sluicegate-gateway".to_owned()],
+            token_audience: "sluicegate-controller".to_owned(),
+            plaintext: false,
             admin: SocketAddr::from(([127, 0, 0, 1], 10256)),
             metrics: None,
             ingress_class: None,
@@ -85,6 +112,7 @@ impl SettingsFile for Settings {
         if self.watch_namespaces.iter().any(|name| name.is_empty() || name.contains('/')) {
             return wrong("watchNamespaces: each must be the name of a namespace");
         }
+        self.judge_trust()?;
         self.compile()?;
         self.addresses()?;
         Ok(())
@@ -120,6 +148,13 @@ mod tests {
             ("defaultCertificate: x", "defaultCertificate `x`"),
             ("configmap: x", "configmap `x`"),
             ("watchNamespaces: [a/b]", "watchNamespaces"),
+            ("publishCert: a", "publishKey"),
+            ("clientCa: a", "publishCert"),
+            ("{publishCert: a, publishKey: b, plaintext: true}", "plaintext"),
+            ("authority: x", "authority `x`"),
+            ("publishNames: [a b]", "publishNames `a b`"),
+            ("gatewayAccounts: [a/b]", "gatewayAccounts `a/b`"),
+            ("tokenAudience: ''", "tokenAudience"),
         ] {
             let error = parse::<Settings>(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");

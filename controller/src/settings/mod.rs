@@ -1,6 +1,7 @@
 //! Settings of the controller: defaults, below the file, below the flags. Parsed and judged once, at the start.
 
 mod file;
+mod trust;
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -13,6 +14,7 @@ use sluicegate_snapshot::compile::PublishAddress;
 use sluicegate_snapshot::key::is_object_name;
 use sluicegate_snapshot::settings::ClassSettings;
 use sluicegate_snapshot::{BackendKey, Kind, Mode, ObjectKey};
+pub use trust::Trusts;
 
 use crate::status::Source;
 use crate::watch::Feed;

@@ -11,6 +11,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use kube::Api;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use sluicegate_snapshot::ObjectKey;
+use sluicegate_snapshot::facts::Facts;
 
 use super::known::Known;
 use super::{Failure, Feed, Listed, News, Reach, Watched, Watcher};
@@ -20,6 +21,9 @@ const PAGE: u32 = 500;
 
 /// Seconds after which the server ends a watch, which then goes on where it was.
 const WATCH_SECONDS: u32 = 290;
+
+/// A watch that ends so long before its time was not ended by its time.
+const IN_TIME: Duration = Duration::from_secs(2);
 
 /// First wait after a failure; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -67,6 +71,10 @@ struct Reflector<K> {
     known: Known,
     /// Where the watch goes on; `None`: a list is needed.
     version: Option<String>,
+    /// The last event since the last list, with what it put: what a watch after a broken one goes on from.
+    anchor: Option<(u64, Option<Facts>)>,
+    /// The last watch ended when it had to: nothing happened to the server.
+    ended_in_time: bool,
     /// The server streams lists; `false` once it refused to.
     streams: bool,
     /// Generation of the last list.
@@ -84,6 +92,8 @@ pub async fn reflect<K: Watched>(watcher: Watcher, feed: Feed) {
         api,
         known: Known::default(),
         version: None,
+        anchor: None,
+        ended_in_time: false,
         streams: true,
         listed_in: 0,
         wait: FIRST_WAIT,
@@ -222,11 +232,11 @@ impl<K: Watched> Reflector<K> {
     }
 
     async fn watch(&mut self) -> Result<(), Stop> {
-        let version = self.version.clone().unwrap_or_default();
-        if !self.goes_on(&version).await? {
+        if !std::mem::take(&mut self.ended_in_time) && !self.is_same_history().await? {
             self.version = None;
             return Ok(());
         }
+        let version = self.version.clone().unwrap_or_default();
         let stream = self.api.watch(&self.params(), &version).await.map_err(failure)?;
         if self.denied_since.is_some() {
             self.send(News::Granted((*self.feed).clone()))?;
@@ -235,28 +245,32 @@ impl<K: Watched> Reflector<K> {
         self.events(std::pin::pin!(stream)).await
     }
 
-    /// Whether a watch from this version can be believed: an API server that was restored from an older state has another
-    /// history. To a version that it has yet to reach it is silent, one that it has passed it takes for its own; neither is an
-    /// error to it. A list without a version reads the newest state, and the newest object that is known has to be in it as it is
-    /// known. (One that changed while nobody watched costs a list that was not needed.)
-    async fn goes_on(&self, version: &str) -> Result<bool, Stop> {
-        let Ok(version) = version.parse::<u64>() else { return Ok(true) };
-        let Some((newest, known)) = self.known.newest() else { return Ok(false) };
-        let params = ListParams::default().fields(&format!("metadata.name={}", newest.name));
+    /// Whether what was seen is still so. While nobody watched, the API server may have been restored from an older state, and
+    /// then it has another history: to a version that it has yet to reach a watch of it is silent, and one that it has passed it
+    /// takes for its own; neither is an error to it.
+    ///
+    /// The object of the last event, in that event's version and with its content, proves that the history up to there is the
+    /// same, so the watch goes on from there, and not from a later bookmark. Where the last news was a deletion or a list there
+    /// is no such proof, and everything is listed.
+    async fn is_same_history(&mut self) -> Result<bool, Stop> {
+        let Some((version, Some(facts))) = &self.anchor else { return Ok(false) };
+        let params = ListParams::default().fields(&format!("metadata.name={}", facts.key().name));
         let list = self.api.list(&params).await.map_err(failure)?;
-        let number = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<u64>().ok());
-        let is_it = |object: &K| {
-            let meta = object.meta();
-            meta.namespace.as_deref().unwrap_or_default() == &*newest.namespace
-                && number(&meta.resource_version) == Some(known)
-        };
-        Ok(number(&list.metadata.resource_version) >= Some(version) && list.items.iter().any(is_it))
+        let is_there = list.items.into_iter().any(|object| {
+            let trimmed = object.object().trim();
+            trimmed.resource_version == *version && trimmed.facts == *facts
+        });
+        if is_there {
+            self.version = Some(version.to_string());
+        }
+        Ok(is_there)
     }
 
     async fn events(
         &mut self,
         mut stream: impl futures_util::Stream<Item = kube::Result<WatchEvent<K>>> + Unpin,
     ) -> Result<(), Stop> {
+        let started = Instant::now();
         let mut relists = self.watcher.relists.clone();
         loop {
             let event = tokio::select! {
@@ -271,7 +285,10 @@ impl<K: Watched> Reflector<K> {
             };
             match event {
                 Some(event) => self.take(event.map_err(failure)?)?,
-                None => return Ok(()),
+                None => {
+                    self.ended_in_time = started.elapsed() + IN_TIME >= Duration::from_secs(WATCH_SECONDS.into());
+                    return Ok(());
+                }
             }
         }
     }
@@ -322,6 +339,9 @@ impl<K: Watched> Reflector<K> {
             }
         };
         if is_news {
+            if let Reach::To(_, version) = &reach {
+                self.moves_anchor(*version, Some(&trimmed.facts));
+            }
             self.send(News::Put(trimmed, observed, reach))?;
         }
         Ok(key)
@@ -333,9 +353,17 @@ impl<K: Watched> Reflector<K> {
         let key = ObjectKey::new(namespace, meta.name.as_deref().unwrap_or_default());
         let version = meta.resource_version.as_deref().and_then(|text| text.parse().ok());
         if self.known.remove(&key, version.unwrap_or(u64::MAX)) {
+            self.moves_anchor(version.unwrap_or(u64::MAX), None);
             self.send(News::Remove(K::KIND, key.clone(), reach))?;
         }
         Ok(key)
+    }
+
+    /// An event came; of an object that is there (`put`), or of one that is gone.
+    fn moves_anchor(&mut self, version: u64, put: Option<&Facts>) {
+        if self.anchor.as_ref().is_none_or(|(newest, _)| *newest < version) {
+            self.anchor = Some((version, put.cloned()));
+        }
     }
 
     /// A list begins; returns its generation.
@@ -351,6 +379,7 @@ impl<K: Watched> Reflector<K> {
             self.send(News::Remove(K::KIND, key, Reach::Unlisted))?;
         }
         let number = version.parse().unwrap_or_default();
+        self.anchor = None;
         self.version = Some(version);
         self.works();
         self.send(News::Listed(Listed { feed: self.feed.clone(), version: number, generation }))

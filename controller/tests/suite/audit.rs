@@ -23,7 +23,7 @@ pub fn judge(log: &str) -> Result<(), String> {
     let used: BTreeSet<String> = log.lines().chain(others.lines()).filter_map(used).collect();
     let granted: BTreeSet<String> = documents(&bed::manifest("20-rbac.yaml"))
         .iter()
-        .filter(|document| document["kind"] == "ClusterRole")
+        .filter(|document| matches!(document["kind"].as_str(), Some("ClusterRole" | "Role")))
         .flat_map(|role| role["rules"].as_array().cloned().unwrap_or_default())
         .flat_map(|rule| granted(&rule))
         .collect();

@@ -1,5 +1,6 @@
 //! The stream to gateways, seen from both ends.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -85,13 +86,12 @@ fn several_gateways_and_controllers() {
 }
 
 /// A gateway's end of the stream, to do what no gateway does.
-async fn stream(controller: &Controller, hello: Hello) -> (h2::SendStream<Bytes>, Frames) {
-    let tcp = tokio::net::TcpStream::connect(controller.publish).await.unwrap();
+pub async fn stream(publish: SocketAddr, hello: Hello) -> (h2::SendStream<Bytes>, Frames) {
+    let tcp = tokio::net::TcpStream::connect(publish).await.unwrap();
     let (client, connection) = h2::client::handshake(tcp).await.unwrap();
     tokio::spawn(connection);
     let mut client = client.ready().await.unwrap();
-    let request =
-        Request::builder().method(Method::POST).uri(format!("http://{}{PATH}", controller.publish)).body(()).unwrap();
+    let request = Request::builder().method(Method::POST).uri(format!("http://{publish}{PATH}")).body(()).unwrap();
     let (response, mut sender) = client.send_request(request, false).unwrap();
     let response = response.await.unwrap();
     assert_eq!(response.status(), 200);
@@ -99,11 +99,11 @@ async fn stream(controller: &Controller, hello: Hello) -> (h2::SendStream<Bytes>
     (sender, Frames::of(response.into_body()))
 }
 
-fn hello(wire: u32) -> Hello {
+pub fn hello(wire: u32) -> Hello {
     Hello { wire, gateway: "test".into(), program: "test".into(), have: None, lacks_keys: false }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
@@ -115,7 +115,7 @@ fn a_gateway_that_does_not_read_delays_nobody() {
     let runtime = runtime();
     // It says hello, hears the answer, and is never heard of again: nobody drives its connection any more.
     let stuck = runtime.block_on(async {
-        let (sender, mut frames) = stream(&controller, hello(WIRE)).await;
+        let (sender, mut frames) = stream(controller.publish, hello(WIRE)).await;
         assert!(matches!(frames.next().await, Ok(Some(Frame::Welcome(_)))));
         (sender, frames)
     });
@@ -138,7 +138,7 @@ fn strangers_are_turned_away() {
     let (controller, gateway) = cluster.start(json!({}));
     // Another version of the stream is told which one is spoken, and its stream ends.
     runtime().block_on(async {
-        let (_sender, mut frames) = stream(&controller, hello(WIRE + 1)).await;
+        let (_sender, mut frames) = stream(controller.publish, hello(WIRE + 1)).await;
         let Ok(Some(Frame::Welcome(welcome))) = frames.next().await else { panic!("no welcome") };
         assert_eq!(welcome.wire, WIRE);
         let rest = tokio::time::timeout(Duration::from_secs(30), frames.next()).await.expect("an end");

@@ -98,9 +98,10 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Starts one with keys of the configuration file; on ports that stay its own when it is started again.
+    /// Starts one with keys of the configuration file, without TLS unless they say otherwise; on ports that stay its own when it is started again.
     pub fn start(kubeconfig: &Path, mut config: Value) -> Controller {
         config["kubeconfig"] = json!(kubeconfig);
+        config.as_object_mut().unwrap().entry("plaintext").or_insert(json!(true));
         for key in ["publish", "admin"] {
             let address = || json!(format!("127.0.0.1:{}", free_port()));
             config.as_object_mut().unwrap().entry(key).or_insert_with(address);
@@ -162,7 +163,8 @@ pub struct Gateway {
 impl Gateway {
     /// Starts one that follows controllers.
     pub fn start(controllers: &[SocketAddr], mut config: Value) -> Gateway {
-        let urls: Vec<String> = controllers.iter().map(|address| format!("http://{address}")).collect();
+        let scheme = if config["controllerCa"].is_null() { "http" } else { "https" };
+        let urls: Vec<String> = controllers.iter().map(|address| format!("{scheme}://{address}")).collect();
         config["controllers"] = json!(urls);
         let defaults = [
             ("http", json!(["127.0.0.1:0"])),

@@ -35,8 +35,12 @@ mod manifests;
 mod network;
 mod operations;
 mod routing;
+mod schedules;
+mod scripted;
 mod secrets;
 mod status;
+mod trust;
+mod versions;
 
 use std::process::ExitCode;
 
@@ -47,7 +51,7 @@ type Test = (&'static str, fn());
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let groups: [(&str, &[Test]); 11] = [
+    let groups: [(&str, &[Test]); 14] = [
         ("bad_input", bad_input::TESTS),
         ("conformance", conformance::TESTS),
         ("delivery", delivery::TESTS),
@@ -57,8 +61,11 @@ fn main() -> ExitCode {
         ("manifests", manifests::TESTS),
         ("operations", operations::TESTS),
         ("routing", routing::TESTS),
+        ("schedules", schedules::TESTS),
         ("secrets", secrets::TESTS),
         ("status", status::TESTS),
+        ("trust", trust::TESTS),
+        ("versions", versions::TESTS),
     ];
     let trial = |group: &str, (name, test): &Test| {
         let test = *test;

@@ -23,8 +23,16 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     /// Directories (or files) with manifests.
     pub manifests: Vec<PathBuf>,
-    /// Controllers to follow instead of files: `http://HOST:PORT`. The first that answers is followed.
+    /// Controllers to follow instead of files: `https://HOST:PORT`. The first that answers is followed.
     pub controllers: Vec<String>,
+    /// Authorities that sign controllers' certificates: PEM file.
+    pub controller_ca: Option<PathBuf>,
+    /// Certificate that the gateway shows controllers: PEM file.
+    pub client_cert: Option<PathBuf>,
+    /// Its key: PEM file.
+    pub client_key: Option<PathBuf>,
+    /// A service account's token that the gateway shows controllers.
+    pub token_file: Option<PathBuf>,
     /// Where the last good snapshot is kept; without it nothing is.
     pub state_dir: Option<PathBuf>,
     /// Worker threads; absent: the CPUs that the process may use.
@@ -152,6 +160,10 @@ impl Default for Settings {
             metrics: None,
             manifests: Vec::new(),
             controllers: Vec::new(),
+            controller_ca: None,
+            client_cert: None,
+            client_key: None,
+            token_file: None,
             state_dir: None,
             workers: None,
             pin: false,
@@ -219,6 +231,7 @@ impl SettingsFile for Settings {
         if !self.manifests.is_empty() && !self.controllers.is_empty() {
             return wrong("manifests and controllers are both given: a gateway has one source");
         }
+        self.judge_credentials()?;
         if self.http.is_empty() && self.https.is_empty() {
             return wrong("http and https are both empty: nothing to listen on");
         }
@@ -257,6 +270,11 @@ mod tests {
             ("timeouts: {connect: soon}", "timeouts.connect"),
             ("accessLog: {sample: 2}", "accessLog.sample"),
             ("http: [nowhere]", "http[0]"),
+            ("controllers: ['https://a:1']", "controllerCa"),
+            ("{controllers: ['https://a:1'], controllerCa: c}", "clientCert"),
+            ("{controllers: ['https://a:1'], controllerCa: c, clientCert: d}", "clientKey"),
+            ("{controllers: ['http://a:1'], tokenFile: t}", "https"),
+            ("{controllers: ['http://a:1', 'https://a:1'], controllerCa: c, tokenFile: t}", "https"),
             ("trustedProxies: [10.0.0.0/33]", "trustedProxies[0]"),
             ("trafficHealthPath: health", "trafficHealthPath"),
             ("workers: 0", "workers"),

@@ -12,7 +12,7 @@ pub use sluicegate_process::{LogFormat, LogSettings, SettingsError};
 use sluicegate_snapshot::settings::ClassSettings;
 use sluicegate_snapshot::{BackendKey, Mode, ObjectKey};
 
-use crate::stream::ControllerUrl;
+use crate::stream::{ControllerUrl, Credentials};
 
 /// Where the default certificate comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,39 @@ impl Settings {
     /// The text is neither a Secret's name nor two files.
     pub fn default_certificate(&self) -> Result<Option<DefaultCertificate>, SettingsError> {
         self.default_certificate.as_deref().map(DefaultCertificate::parse).transpose()
+    }
+
+    /// What this gateway and controllers know each other by.
+    pub fn credentials(&self) -> Credentials {
+        Credentials {
+            controller_ca: self.controller_ca.clone(),
+            client: self.client_cert.clone().zip(self.client_key.clone()),
+            token: self.token_file.clone(),
+        }
+    }
+
+    /// A gateway never takes routes and keys from somebody it cannot know, and never shows its credentials in clear.
+    fn judge_credentials(&self) -> Result<(), SettingsError> {
+        let wrong = |message: &str| Err(SettingsError(message.to_owned()));
+        let controllers = self.controller_urls()?;
+        if self.client_cert.is_some() != self.client_key.is_some() {
+            return wrong("clientCert and clientKey belong together: clientCert or clientKey is missing");
+        }
+        let has_any = self.client_cert.is_some() || self.token_file.is_some();
+        if controllers.iter().any(|controller| controller.secure) {
+            if self.controller_ca.is_none() {
+                return wrong("controllerCa is missing: without it a controller with https cannot be known");
+            }
+            if !has_any {
+                return wrong(
+                    "clientCert with clientKey, or tokenFile, is missing: a controller with https wants to know its gateways",
+                );
+            }
+        }
+        if controllers.iter().any(|controller| !controller.secure) && (has_any || self.controller_ca.is_some()) {
+            return wrong("controllers: http is not encrypted, and credentials are given: use https");
+        }
+        Ok(())
     }
 
     /// The controllers to follow.

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::SendStream;
-use http::{Method, Request, StatusCode};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Method, Request, StatusCode};
 use sluicegate_process::frames::{self, Frames, WINDOW};
 use sluicegate_snapshot::Delta;
 use sluicegate_snapshot::model::Version;
@@ -14,12 +15,13 @@ use sluicegate_snapshot::wire::{
     Ack, Ahead, Frame, HEARTBEAT_SECONDS, Heartbeat, Hello, Origin, PATH, Received, Receiver, Resync, SILENCE_SECONDS,
     WIRE, Welcome,
 };
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{interval, sleep, timeout};
 
-use super::ControllerUrl;
 use super::guard::{Guard, HOLD_LIMIT, Judgement};
+use super::{ControllerUrl, Credentials, tls};
 use crate::apply::Applier;
 use crate::manifests::watch::Signal;
 use crate::shared::Shared;
@@ -47,6 +49,7 @@ pub(super) struct Session {
     applier: Applier,
     shared: Arc<Shared>,
     signals: UnboundedReceiver<Signal>,
+    credentials: Credentials,
     default_certificate: Option<DefaultCertificateFiles>,
     guard: Guard,
     /// The controller of this connection was told what is in force.
@@ -66,9 +69,18 @@ impl Session {
         applier: Applier,
         shared: Arc<Shared>,
         signals: UnboundedReceiver<Signal>,
+        credentials: Credentials,
         default_certificate: Option<DefaultCertificateFiles>,
     ) -> Self {
-        Session { applier, shared, signals, default_certificate, guard: Guard::default(), has_acknowledged: false }
+        Session {
+            applier,
+            shared,
+            signals,
+            credentials,
+            default_certificate,
+            guard: Guard::default(),
+            has_acknowledged: false,
+        }
     }
 
     /// Nobody is connected.
@@ -96,7 +108,7 @@ impl Session {
     /// Follows one controller for as long as that goes well.
     pub(super) async fn follow(&mut self, controller: &ControllerUrl) -> Ended {
         let opened = tokio::select! {
-            opened = open(controller) => opened,
+            opened = open(controller, &self.credentials) => opened,
             () = stopped(&mut self.signals) => return Ended::Stopped,
         };
         let mut was_useful = false;
@@ -300,31 +312,55 @@ impl Drop for Connection {
     }
 }
 
-async fn open(controller: &ControllerUrl) -> Result<(SendStream<Bytes>, Frames, Connection), String> {
-    let limited = timeout(CONNECT_LIMIT, connect(controller)).await;
+/// The two directions of the stream, and the task that drives its connection.
+type Opened = (SendStream<Bytes>, Frames, Connection);
+
+async fn open(controller: &ControllerUrl, credentials: &Credentials) -> Result<Opened, String> {
+    let limited = timeout(CONNECT_LIMIT, connect(controller, credentials)).await;
     limited.unwrap_or_else(|_| Err(format!("no connection within {} s", CONNECT_LIMIT.as_secs())))
 }
 
-async fn connect(controller: &ControllerUrl) -> Result<(SendStream<Bytes>, Frames, Connection), String> {
-    let text = |error: &dyn Display| error.to_string();
-    let tcp = TcpStream::connect((controller.host.as_str(), controller.port)).await.map_err(|error| text(&error))?;
-    tcp.set_nodelay(true).map_err(|error| text(&error))?;
+async fn connect(controller: &ControllerUrl, credentials: &Credentials) -> Result<Opened, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let tcp = TcpStream::connect((controller.host.as_str(), controller.port)).await.map_err(text)?;
+    tcp.set_nodelay(true).map_err(text)?;
+    match controller.secure {
+        true => {
+            let authorization = credentials.authorization()?;
+            let stream = credentials.connect(controller, tcp).await?;
+            ask(controller, stream, authorization).await
+        }
+        false => ask(controller, tcp, None).await,
+    }
+}
+
+/// Asks for the stream over a connection.
+async fn ask<IO>(controller: &ControllerUrl, io: IO, authorization: Option<HeaderValue>) -> Result<Opened, String>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let text = |error: &dyn Display| tls::explained(error.to_string());
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW).enable_push(false);
-    let (client, connection) = builder.handshake::<_, Bytes>(tcp).await.map_err(|error| text(&error))?;
+    let (client, connection) = builder.handshake::<_, Bytes>(io).await.map_err(|error| text(&error))?;
     let connection = Connection(tokio::spawn(async move { drop(connection.await) }));
     let mut client = client.ready().await.map_err(|error| text(&error))?;
-    let request = Request::builder().method(Method::POST).uri(format!("{controller}{PATH}")).body(());
-    let request = request.map_err(|error| text(&error))?;
+    let mut request = Request::builder().method(Method::POST).uri(format!("{controller}{PATH}"));
+    if let Some(value) = authorization {
+        request = request.header(AUTHORIZATION, value);
+    }
+    let request = request.body(()).map_err(|error| text(&error))?;
     let (response, sender) = client.send_request(request, false).map_err(|error| text(&error))?;
     let response = response.await.map_err(|error| text(&error))?;
-    if response.status() != StatusCode::OK {
-        return Err(format!(
-            "it answers {} on {PATH}: is this the publish address of a controller?",
-            response.status()
-        ));
+    match response.status() {
+        StatusCode::OK => Ok((sender, Frames::of(response.into_body()), connection)),
+        StatusCode::UNAUTHORIZED => Err(
+            "it refuses this gateway's credentials (401): see clientCert or tokenFile here, and the controller's log"
+                .to_owned(),
+        ),
+        StatusCode::SERVICE_UNAVAILABLE => Err("it cannot look at this gateway's credentials now (503)".to_owned()),
+        status => Err(format!("it answers {status} on {PATH}: is this the publish address of a controller?")),
     }
-    Ok((sender, Frames::of(response.into_body()), connection))
 }
 
 async fn send(sender: &mut SendStream<Bytes>, frame: Frame) -> Result<(), String> {

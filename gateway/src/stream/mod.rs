@@ -5,6 +5,7 @@
 
 mod connection;
 mod guard;
+mod tls;
 mod url;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+pub use tls::Credentials;
 pub use url::ControllerUrl;
 
 use crate::apply::Applier;
@@ -37,13 +39,14 @@ pub fn follow(
     mut applier: Applier,
     shared: Arc<Shared>,
     controllers: Vec<ControllerUrl>,
+    credentials: Credentials,
     default_certificate: Option<DefaultCertificateFiles>,
 ) -> std::io::Result<Following> {
     applier.restore();
     let (sender, signals) = mpsc::unbounded_channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let alive = Alive(shared.clone());
-    let session = Session::new(applier, shared, signals, default_certificate);
+    let session = Session::new(applier, shared, signals, credentials, default_certificate);
     let thread = Builder::new().name("applier".to_owned()).spawn(move || {
         let _alive = alive;
         runtime.block_on(run(session, &controllers));

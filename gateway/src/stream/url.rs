@@ -1,4 +1,4 @@
-//! Where a controller is: `--controller http://HOST:PORT`.
+//! Where a controller is: `--controller https://HOST:PORT`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,11 +12,13 @@ pub struct ControllerUrl {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// `https`: encrypted, and both sides know each other.
+    pub secure: bool,
 }
 
 impl fmt::Display for ControllerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority())
+        write!(f, "{}://{}", if self.secure { "https" } else { "http" }, self.authority())
     }
 }
 
@@ -34,18 +36,18 @@ impl FromStr for ControllerUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| Err(format!("controller `{text}`: {why}; expected http://HOST:PORT"));
+        let wrong = |why: &str| Err(format!("controller `{text}`: {why}; expected https://HOST:PORT"));
         let Ok(uri) = text.parse::<Uri>() else { return wrong("no URL") };
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return wrong("this version does not encrypt the stream yet"),
+        let secure = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
             _ => return wrong("the scheme is missing"),
-        }
+        };
         if !matches!(uri.path_and_query().map(|path| path.as_str()), None | Some("/")) {
             return wrong("a path has no meaning here");
         }
         match (uri.host().map(|host| host.trim_matches(['[', ']'])), uri.port_u16()) {
-            (Some(host), Some(port)) if !host.is_empty() => Ok(ControllerUrl { host: host.to_owned(), port }),
+            (Some(host), Some(port)) if !host.is_empty() => Ok(ControllerUrl { host: host.to_owned(), port, secure }),
             _ => wrong("host or port is missing"),
         }
     }
@@ -58,7 +60,7 @@ mod tests {
     #[test]
     fn a_host_and_a_port() {
         for (text, host) in
-            [("http://a.test:1", "a.test"), ("http://10.0.0.1:1/", "10.0.0.1"), ("http://[::1]:1", "::1")]
+            [("http://a.test:1", "a.test"), ("https://10.0.0.1:1/", "10.0.0.1"), ("https://[::1]:1", "::1")]
         {
             let url: ControllerUrl = text.parse().unwrap();
             assert_eq!((url.host.as_str(), url.port), (host, 1), "{text}");
@@ -69,7 +71,6 @@ mod tests {
     #[test]
     fn anything_else_is_refused_with_the_reason() {
         for (text, why) in [
-            ("https://a.test:1", "does not encrypt"),
             ("a.test:1", "scheme"),
             ("http://a.test", "port is missing"),
             ("http://a.test:1/x", "path"),

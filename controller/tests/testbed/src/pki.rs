@@ -52,7 +52,10 @@ fn builder(subject: &X509NameRef, issuer: &X509NameRef, key: &PKey<Private>, day
 impl Authority {
     /// A new one.
     pub fn new() -> Self {
-        let (key, subject) = (key(), name("test authority", &[]));
+        // A name of its own: an issuer is looked up by it.
+        let mut serial = BigNum::new().unwrap();
+        serial.rand(64, openssl::bn::MsbOption::MAYBE_ZERO, false).unwrap();
+        let (key, subject) = (key(), name(&format!("test authority {}", serial.to_hex_str().unwrap()), &[]));
         let mut builder = builder(&subject, &subject, &key, 365);
         builder.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap();
         builder.sign(&key, MessageDigest::sha256()).unwrap();
@@ -68,6 +71,17 @@ impl Authority {
     pub fn user(&self, user: &str, groups: &[&str], days: i64) -> (String, String) {
         let key = key();
         let mut builder = builder(&name(user, groups), self.certificate.subject_name(), &key, days);
+        builder.append_extension(ExtendedKeyUsage::new().client_auth().build().unwrap()).unwrap();
+        self.signed(builder, &key)
+    }
+
+    /// PEM of certificate and key of a client with a DNS name, valid for so many days from now; negative: it has expired.
+    pub fn client(&self, dns: &str, days: i64) -> (String, String) {
+        let key = key();
+        let mut builder = builder(&name("client", &[]), self.certificate.subject_name(), &key, days);
+        let names =
+            SubjectAlternativeName::new().dns(dns).build(&builder.x509v3_context(Some(&self.certificate), None));
+        builder.append_extension(names.unwrap()).unwrap();
         builder.append_extension(ExtendedKeyUsage::new().client_auth().build().unwrap()).unwrap();
         self.signed(builder, &key)
     }
