@@ -76,7 +76,7 @@ fn answer(request: &Request<Incoming>, shared: &Shared, scope: Scope) -> Respons
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
         ("/diagnostics", Scope::Admin) => {
-            json(&serde_json::json!({"diagnostics": &*shared.diagnostics(), "trouble": trouble(shared)}))
+            json(&serde_json::json!({"diagnostics": &*shared.diagnostics(), "trouble": shared.trouble()}))
         }
         ("/gateways", Scope::Admin) => json(&shared.publication.gateways()),
         ("/table", Scope::Admin) => json(&shared.publication.snapshot()),
@@ -86,12 +86,6 @@ fn answer(request: &Request<Incoming>, shared: &Shared, scope: Scope) -> Respons
         ),
         (_, Scope::Metrics) => text(StatusCode::NOT_FOUND, "known here: /healthz /readyz /metrics\n".to_owned()),
     }
-}
-
-/// What does not work around the objects: the API server, the address to publish.
-fn trouble(shared: &Shared) -> Vec<String> {
-    let address = shared.address_trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-    shared.trouble.sentences().into_iter().chain(address).collect()
 }
 
 fn typed(status: StatusCode, media_type: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {

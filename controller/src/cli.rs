@@ -85,6 +85,12 @@ struct RunArgs {
     /// Address that is written to statuses: an IP address or a host name; may be given several times.
     #[arg(long, value_name = "ADDR")]
     publish_address: Vec<String>,
+    /// Empty the statuses at the end.
+    #[arg(long)]
+    clear_status_on_shutdown: bool,
+    /// Lease of the controller that writes statuses [default: sluicegate-controller, with the class behind it, where the authority is].
+    #[arg(long, value_name = "NS/NAME")]
+    lease: Option<String>,
     /// Address of the admin listener [default: 127.0.0.1:10256].
     #[arg(long, value_name = "ADDR")]
     admin: Option<SocketAddr>,
@@ -218,6 +224,8 @@ impl RunArgs {
         over(&mut settings.metrics, self.metrics);
         over(&mut settings.publish_service, self.publish_service);
         over_list(&mut settings.publish_addresses, self.publish_address);
+        settings.clear_status_on_shutdown |= self.clear_status_on_shutdown;
+        over(&mut settings.lease, self.lease);
         settings.judge()?;
         Ok(settings)
     }

@@ -31,6 +31,7 @@ pub struct Metrics {
     version: Gauge,
     epoch: IntGauge,
     diagnostics: GaugeVec,
+    leader: IntGauge,
 }
 
 impl Metrics {
@@ -75,6 +76,7 @@ impl Metrics {
                 Opts::new(name("diagnostics"), "Diagnostics of the objects."),
                 &["severity", "reason"],
             )?,
+            leader: IntGauge::new(name("leader"), "Whether this controller writes statuses and Events.")?,
         };
         for outcome in ["written", "failed"] {
             metrics.statuses.with_label_values(&[outcome]);
@@ -92,7 +94,7 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let collectors: [Box<dyn prometheus::core::Collector>; 14] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 15] = [
             Box::new(self.watch_events.clone()),
             Box::new(self.lists.clone()),
             Box::new(self.watch_failures.clone()),
@@ -107,6 +109,7 @@ impl Metrics {
             Box::new(self.version.clone()),
             Box::new(self.epoch.clone()),
             Box::new(self.diagnostics.clone()),
+            Box::new(self.leader.clone()),
         ];
         collectors.into_iter().try_for_each(|collector| self.registry.register(collector))
     }
@@ -171,6 +174,7 @@ impl Metrics {
         self.lagging.set(gateways.iter().filter(is_behind).count() as i64);
         self.version.set(version.as_ref().map_or(0.0, |version| version.digest.number() as f64));
         self.epoch.set(version.as_ref().map_or(0, |version| version.epoch as i64));
+        self.leader.set(i64::from(*shared.leads.borrow()));
         self.diagnostics.reset();
         for ((severity, reason), count) in shared.diagnostic_counts() {
             self.diagnostics.with_label_values(&[severity, reason]).set(count as f64);

@@ -119,8 +119,14 @@ async fn read(settings: &Settings) -> Result<Vec<Line>, Unread> {
     let (news, received) = channel();
     let trouble = Arc::<Trouble>::default();
     let (_generations, relists) = watch::channel(0);
-    let watcher =
-        Watcher { client: client.clone(), news, metrics: Arc::new(metrics), trouble: trouble.clone(), relists };
+    let watcher = Watcher {
+        client: client.clone(),
+        news,
+        metrics: Arc::new(metrics),
+        trouble: trouble.clone(),
+        relists,
+        field_manager: "".into(),
+    };
     let feeds = settings.feeds();
     let mut tasks = tokio::task::JoinSet::new();
     for feed in &feeds {

@@ -6,13 +6,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use sluicegate_process::{EXIT_BIND, EXIT_USAGE, SettingsError, log};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use crate::compile::{Compiler, Relist};
+use crate::leader::Candidate;
 use crate::metrics::Metrics;
 use crate::publish::{self, Publication};
 use crate::settings::Settings;
@@ -86,16 +89,17 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
 
     let metrics = Arc::new(Metrics::new().map_err(|error| StartError::new("metrics", error))?);
     let publication = Arc::new(Publication::default());
-    let shared = Arc::new(Shared::new(metrics.clone(), publication.clone(), trust.clone(), &feeds));
+    let (leading, leads) = watch::channel(false);
+    let shared = Arc::new(Shared::new(metrics.clone(), publication.clone(), trust.clone(), leads.clone(), &feeds));
     let (news, received) = channel();
     let (needs, needed) = watch::channel(Needs::default());
     let (generations, relists) = watch::channel(0);
-    let (writes, written) = mpsc::unbounded_channel();
+    let (jobs, asked) = mpsc::unbounded_channel();
     let fixed = match &addresses {
         Source::Fixed(addresses) => Some(addresses.clone()),
         Source::None | Source::Service(_) => None,
     };
-    let desk = Desk::new(fixed, writes);
+    let desk = Desk::new(fixed, jobs);
     let compiler = Compiler::new(
         compile,
         feeds.clone(),
@@ -114,6 +118,7 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
         metrics: metrics.clone(),
         trouble: shared.trouble.clone(),
         relists,
+        field_manager: settings.field_manager().into(),
     };
     for feed in feeds {
         tokio::spawn(watcher.clone().follow(feed));
@@ -122,7 +127,16 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
     if let Source::Service(service) = addresses {
         tokio::spawn(status::follow_addresses(watcher, service, shared.clone()));
     }
-    tokio::spawn(status::write(client, written, metrics.clone()));
+    let writer = status::Writer {
+        client: client.clone(),
+        field_manager: settings.field_manager(),
+        metrics: metrics.clone(),
+        leads: leads.clone(),
+    };
+    tokio::spawn(status::write(writer, asked));
+    tokio::spawn(tell_of_lead(leads, news.clone()));
+    let (resign, resigned) = oneshot::channel();
+    tokio::spawn(Candidate::new(client, settings.lease()?).run(leading, resigned));
     announce(&[("publish", &publish_listener), ("admin", &admin_listener)], metrics_listener.as_ref());
     tokio::spawn(admin::serve(admin_listener, shared.clone(), admin::Scope::Admin));
     if let Some(listener) = metrics_listener {
@@ -132,7 +146,37 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
         publish_listener,
         publish::Sources { publication, news: news.clone(), metrics, trust, refusals_said: Arc::default() },
     ));
-    until_end(news, compiler, gateways).await
+    let ending = until_end(&compiler).await;
+    tracing::info!("ending");
+    gateways.abort();
+    let _ = gateways.await;
+    let last = match settings.clear_status_on_shutdown {
+        true => {
+            let (done, cleared) = oneshot::channel();
+            let _ = news.send(News::Clear(done));
+            if timeout(CLEAR_LIMIT, cleared).await.is_err() {
+                tracing::warn!("not every status is emptied within {} s", CLEAR_LIMIT.as_secs());
+            }
+            true
+        }
+        false => news.send(News::Stop).is_ok(),
+    };
+    let (done, given_back) = oneshot::channel();
+    if last && resign.send(done).is_ok() {
+        let _ = timeout(RESIGN_LIMIT, given_back).await;
+    }
+    let _ = compiler.join();
+    ending
+}
+
+/// Tells the compile thread whether this controller leads.
+async fn tell_of_lead(mut leads: watch::Receiver<bool>, news: Sender<News>) {
+    while leads.changed().await.is_ok() {
+        let leads = *leads.borrow_and_update();
+        if news.send(News::Leads(leads)).is_err() {
+            return;
+        }
+    }
 }
 
 async fn bind(purpose: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -151,16 +195,17 @@ fn announce(listeners: &[(&str, &TcpListener)], metrics: Option<&TcpListener>) {
     }
 }
 
+/// Longest time that the end waits for statuses to be emptied, and for the Lease to be given back.
+const CLEAR_LIMIT: Duration = Duration::from_secs(15);
+
+const RESIGN_LIMIT: Duration = Duration::from_secs(5);
+
 /// Waits for SIGTERM or SIGINT. Gateways keep what they have and go to another controller, so nothing has to be drained.
-async fn until_end(
-    news: Sender<News>,
-    compiler: JoinHandle<()>,
-    gateways: tokio::task::JoinHandle<()>,
-) -> Result<(), StartError> {
+async fn until_end(compiler: &JoinHandle<()>) -> Result<(), StartError> {
     let listen = |kind| signal(kind).map_err(|error| StartError::new("signals", error));
     let (mut terminate, mut interrupt, mut hangup) =
         (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
-    let mut health = tokio::time::interval(std::time::Duration::from_secs(1));
+    let mut health = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -172,10 +217,5 @@ async fn until_end(
             },
         }
     }
-    tracing::info!("ending");
-    gateways.abort();
-    let _ = gateways.await;
-    let _ = news.send(News::Stop);
-    let _ = compiler.join();
     Ok(())
 }

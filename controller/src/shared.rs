@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sluicegate_snapshot::Diagnostic;
+use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::publish::Publication;
@@ -22,19 +23,31 @@ pub struct Shared {
     pub trust: Trust,
     /// The Service whose address is published has none, or the like: for people.
     pub address_trouble: Mutex<Option<String>>,
+    /// This controller is the one that writes statuses.
+    pub leads: watch::Receiver<bool>,
+    /// Statuses that somebody else writes too, in sentences.
+    foreign: Mutex<Vec<String>>,
     unlisted: Mutex<BTreeSet<Feed>>,
     diagnostics: Mutex<Arc<Vec<Diagnostic>>>,
 }
 
 impl Shared {
     /// Nothing is listed yet.
-    pub fn new(metrics: Arc<Metrics>, publication: Arc<Publication>, trust: Trust, feeds: &[Feed]) -> Self {
+    pub fn new(
+        metrics: Arc<Metrics>,
+        publication: Arc<Publication>,
+        trust: Trust,
+        leads: watch::Receiver<bool>,
+        feeds: &[Feed],
+    ) -> Self {
         Shared {
             metrics,
             trouble: Arc::default(),
             publication,
             trust,
             address_trouble: Mutex::default(),
+            leads,
+            foreign: Mutex::default(),
             unlisted: Mutex::new(feeds.iter().cloned().collect()),
             diagnostics: Mutex::default(),
         }
@@ -43,6 +56,19 @@ impl Shared {
     /// The feeds that have not listed yet.
     pub fn set_unlisted(&self, feeds: &BTreeSet<Feed>) {
         self.unlisted.lock().unwrap_or_else(PoisonError::into_inner).clone_from(feeds);
+    }
+
+    /// Statuses that somebody else writes too.
+    pub fn set_foreign(&self, sentences: Vec<String>) {
+        *self.foreign.lock().unwrap_or_else(PoisonError::into_inner) = sentences;
+    }
+
+    /// What does not work around the objects, in sentences: the API server, the address to publish, statuses that somebody else
+    /// writes.
+    pub fn trouble(&self) -> Vec<String> {
+        let address = self.address_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.trouble.sentences().into_iter().chain(address).chain(foreign).collect()
     }
 
     /// New diagnostics of the objects.

@@ -159,6 +159,15 @@ impl Compiler {
                 self.desk.set_addresses(addresses);
                 batch.all_statuses = true;
             }
+            News::Leads(leads) => {
+                self.desk.lead(leads);
+                batch.all_statuses |= leads;
+            }
+            News::Clear(done) => {
+                self.desk.clear();
+                self.desk.flush(done);
+                batch.stop = true;
+            }
             News::Stop => batch.stop = true,
         }
     }
@@ -279,6 +288,7 @@ impl Compiler {
             true => self.look_at_all(),
             false => ingresses.iter().for_each(|key| self.desk.look(key, &self.world)),
         }
+        self.shared.set_foreign(self.desk.foreign());
     }
 
     fn look_at_all(&mut self) {

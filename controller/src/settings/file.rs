@@ -53,6 +53,11 @@ pub struct Settings {
     pub publish_service: Option<String>,
     /// Addresses that are written to statuses: IP addresses or host names.
     pub publish_addresses: Vec<String>,
+    /// Empty the statuses at the end.
+    pub clear_status_on_shutdown: bool,
+    /// Lease of the controller that writes statuses: NAMESPACE/NAME; absent: `sluicegate-controller`, with the class behind it where
+    /// one is given, in the namespace of `authority`.
+    pub lease: Option<String>,
     /// ConfigMap with settings for all classes: NAMESPACE/NAME.
     pub configmap: Option<String>,
     /// Secret of the default certificate: NAMESPACE/NAME.
@@ -91,6 +96,8 @@ impl Default for Settings {
             watch_secrets_everywhere: false,
             publish_service: None,
             publish_addresses: Vec::new(),
+            clear_status_on_shutdown: false,
+            lease: None,
             configmap: None,
             default_certificate: None,
             default_backend: None,
@@ -115,6 +122,7 @@ impl SettingsFile for Settings {
         self.judge_trust()?;
         self.compile()?;
         self.addresses()?;
+        self.lease()?;
         Ok(())
     }
 }
@@ -146,6 +154,7 @@ mod tests {
             ("{publishService: a/b, publishAddresses: [192.0.2.1]}", "both given"),
             ("defaultBackend: x", "defaultBackend `x`"),
             ("defaultCertificate: x", "defaultCertificate `x`"),
+            ("lease: x", "lease `x`"),
             ("configmap: x", "configmap `x`"),
             ("watchNamespaces: [a/b]", "watchNamespaces"),
             ("publishCert: a", "publishKey"),

@@ -16,7 +16,7 @@ use sluicegate_snapshot::settings::ClassSettings;
 use sluicegate_snapshot::{BackendKey, Kind, Mode, ObjectKey};
 pub use trust::Trusts;
 
-use crate::status::Source;
+use crate::status::{FIELD_MANAGER, Source};
 use crate::watch::Feed;
 
 impl Settings {
@@ -59,6 +59,26 @@ impl Settings {
         };
         let addresses: Vec<PublishAddress> = self.publish_addresses.iter().map(address).collect::<Result<_, _>>()?;
         Ok(if addresses.is_empty() { Source::None } else { Source::Fixed(addresses) })
+    }
+
+    /// As whom statuses are written.
+    pub fn field_manager(&self) -> String {
+        match &self.ingress_class {
+            Some(class) => format!("{FIELD_MANAGER}-{class}"),
+            None => FIELD_MANAGER.to_owned(),
+        }
+    }
+
+    /// The Lease of the controller that writes statuses. Controllers of different classes do not wait for each other.
+    ///
+    /// # Errors
+    /// A name that cannot be read.
+    pub fn lease(&self) -> Result<ObjectKey, SettingsError> {
+        let own = || {
+            let namespace = self.authority.split_once('/').map_or("", |(namespace, _)| namespace);
+            ObjectKey::new(namespace, self.field_manager())
+        };
+        Ok(object("lease", self.lease.as_deref())?.unwrap_or_else(own))
     }
 
     /// The feeds that are followed from the start to the end.

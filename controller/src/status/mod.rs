@@ -2,6 +2,7 @@
 
 mod address;
 mod desk;
+mod owner;
 mod writer;
 
 use k8s_openapi::api::networking::v1::{Ingress, IngressLoadBalancerIngress};
@@ -9,10 +10,12 @@ use serde::Serialize;
 use sluicegate_snapshot::model::Digest;
 
 pub use address::{Source, follow as follow_addresses};
-pub use desk::{Desk, Write};
-pub use writer::write;
+pub use desk::{Desk, Job, Write};
+pub use owner::Writers;
+pub use writer::{Writer, write};
 
-/// `metadata.managedFields[].manager` of what the controller writes.
+/// `metadata.managedFields[].manager` of what controllers write. One that serves one class has its name behind it: what it cleans up
+/// is its own.
 pub const FIELD_MANAGER: &str = "sluicegate-controller";
 
 /// Digest of `status.loadBalancer.ingress`; absent is the same as empty.

@@ -12,9 +12,10 @@ use kube::{Api, Client};
 use serde_json::json;
 use sluicegate_snapshot::ObjectKey;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
 
-use super::{FIELD_MANAGER, Write};
+use super::{Job, Write};
 use crate::metrics::Metrics;
 use crate::watch::Failure;
 
@@ -36,31 +37,47 @@ enum Written {
     Failed(Failure),
 }
 
+/// What the writer works with.
+pub struct Writer {
+    /// The API server.
+    pub client: Client,
+    /// As whom it writes.
+    pub field_manager: String,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Whether this controller is the one that writes.
+    pub leads: watch::Receiver<bool>,
+}
+
 /// Writes what comes, until nobody is left to ask for it.
-pub async fn write(client: Client, mut writes: UnboundedReceiver<Write>, metrics: Arc<Metrics>) {
+pub async fn write(writer: Writer, mut jobs: UnboundedReceiver<Job>) {
     let mut waiting: HashMap<ObjectKey, Write> = HashMap::new();
     let mut last: HashMap<ObjectKey, Instant> = HashMap::new();
     let mut running = FuturesUnordered::new();
     let mut busy: HashSet<ObjectKey> = HashSet::new();
     let mut said: Option<Instant> = None;
+    let mut is_asked = true;
+    let mut flushes: Vec<oneshot::Sender<()>> = Vec::new();
     loop {
         tokio::select! {
-            write = writes.recv() => match write {
-                Some(write) => drop(waiting.insert(write.ingress.clone(), write)),
-                None => return,
+            job = jobs.recv(), if is_asked => match job {
+                Some(Job::Write(write)) => drop(waiting.insert(write.ingress.clone(), write)),
+                Some(Job::Flush(done)) => flushes.push(done),
+                // What was asked for before is still written.
+                None => is_asked = false,
             },
             Some((write, written)) = running.next(), if !running.is_empty() => {
                 let write: Write = write;
                 busy.remove(&write.ingress);
                 match written {
                     Written::Done => {
-                        metrics.status_written();
+                        writer.metrics.status_written();
                         last.retain(|_, when: &mut Instant| when.elapsed() < SPACING);
                         last.insert(write.ingress, Instant::now());
                     }
                     Written::Outdated => {}
                     Written::Failed(failure) => {
-                        metrics.status_failed();
+                        writer.metrics.status_failed();
                         if said.is_none_or(|said| said.elapsed() > Duration::from_secs(60)) {
                             said = Some(Instant::now());
                             tracing::warn!(ingress = %write.ingress, "status cannot be written: {}; it is tried again", failure.sentence());
@@ -70,27 +87,42 @@ pub async fn write(client: Client, mut writes: UnboundedReceiver<Write>, metrics
                 }
             }
         }
+        if !*writer.leads.borrow() {
+            waiting.clear();
+        }
         let free = AT_A_TIME.saturating_sub(running.len());
         let next: Vec<ObjectKey> = waiting.keys().filter(|key| !busy.contains(*key)).take(free).cloned().collect();
         for key in next {
             if let Some(write) = waiting.remove(&key) {
                 let pause = last.get(&key).and_then(|last| SPACING.checked_sub(last.elapsed())).unwrap_or_default();
                 busy.insert(key);
-                running.push(attempt(client.clone(), write, pause));
+                running.push(attempt(&writer, write, pause));
+            }
+        }
+        if waiting.is_empty() && running.is_empty() {
+            for done in flushes.drain(..) {
+                let _ = done.send(());
+            }
+            if !is_asked {
+                return;
             }
         }
     }
 }
 
-async fn attempt(client: Client, write: Write, pause: Duration) -> (Write, Written) {
+async fn attempt(writer: &Writer, write: Write, pause: Duration) -> (Write, Written) {
     sleep(pause).await;
-    let api: Api<Ingress> = Api::namespaced(client, &write.ingress.namespace);
+    // The Lease may have gone while it waited.
+    if !*writer.leads.borrow() {
+        return (write, Written::Outdated);
+    }
+    let api: Api<Ingress> = Api::namespaced(writer.client.clone(), &write.ingress.namespace);
     let points = if write.points.is_empty() { json!(null) } else { json!(write.points) };
     let body = json!({
         "metadata": {"resourceVersion": write.resource_version},
         "status": {"loadBalancer": {"ingress": points}},
     });
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let params = PatchParams { field_manager: Some(writer.field_manager.clone()), ..PatchParams::default() };
     let written = match api.patch_status(&write.ingress.name, &params, &Patch::Merge(body)).await {
         Ok(_) => Written::Done,
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Written::Outdated,

@@ -21,12 +21,14 @@ use sluicegate_snapshot::compile::PublishAddress;
 use sluicegate_snapshot::facts::Trimmed;
 use sluicegate_snapshot::model::{Digest, Version};
 use sluicegate_snapshot::{Kind, Object, ObjectKey};
+use tokio::sync::oneshot;
 
 pub use failure::{Failure, Trouble};
 pub use namespaces::{Needs, follow_needs};
 pub use reflector::{Feedback, reflect};
 
 use crate::metrics::Metrics;
+use crate::status::Writers;
 
 /// One list and watch.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,6 +73,10 @@ pub enum News {
     Doubted,
     /// The addresses to publish.
     Addresses(Vec<PublishAddress>),
+    /// Whether this controller is the one that writes statuses.
+    Leads(bool),
+    /// The process is about to end: statuses are emptied; then, or where there is nothing to do, this is told.
+    Clear(oneshot::Sender<()>),
     /// The process ends.
     Stop,
 }
@@ -104,6 +110,8 @@ pub struct Observed {
     pub digest: Digest,
     /// `metadata.resourceVersion`.
     pub resource_version: Arc<str>,
+    /// Who wrote it.
+    pub writers: Writers,
 }
 
 /// What watches work with.
@@ -119,6 +127,8 @@ pub struct Watcher {
     pub trouble: Arc<Trouble>,
     /// Raised to have everything listed anew.
     pub relists: tokio::sync::watch::Receiver<u64>,
+    /// As whom the controller writes statuses.
+    pub field_manager: Arc<str>,
 }
 
 impl Watcher {
@@ -146,8 +156,9 @@ pub trait Watched: kube::Resource<DynamicType = ()> + DeserializeOwned + Clone +
     /// The object for compile.
     fn object(self) -> Object;
 
-    /// What its status says, where that is of interest.
-    fn observed(&self) -> Option<Observed> {
+    /// What its status says, where that is of interest. `us`: our field manager.
+    fn observed(&self, us: &str) -> Option<Observed> {
+        let _ = us;
         None
     }
 }
@@ -189,9 +200,10 @@ watched!(ConfigMap, namespaced);
 watched!(
     Ingress,
     namespaced,
-    fn observed(&self) -> Option<Observed> {
+    fn observed(&self, us: &str) -> Option<Observed> {
         let points = self.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
         let resource_version = self.metadata.resource_version.as_deref().unwrap_or_default().into();
-        Some(Observed { digest: crate::status::digest(&points), resource_version })
+        let writers = Writers::of(&self.metadata, us);
+        Some(Observed { digest: crate::status::digest(&points), resource_version, writers })
     }
 );

@@ -328,7 +328,7 @@ impl<K: Watched> Reflector<K> {
     }
 
     fn put(&mut self, object: K, reach: Reach) -> Result<ObjectKey, ReceiverGone> {
-        let observed = object.observed();
+        let observed = object.observed(&self.watcher.field_manager);
         let trimmed = object.object().trim();
         let key = trimmed.facts.key().clone();
         let is_news = match &reach {

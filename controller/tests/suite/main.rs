@@ -31,6 +31,7 @@ mod docs;
 mod faults;
 mod harness;
 mod kinds;
+mod leader;
 mod manifests;
 mod network;
 mod operations;
@@ -51,13 +52,14 @@ type Test = (&'static str, fn());
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let groups: [(&str, &[Test]); 14] = [
+    let groups: [(&str, &[Test]); 15] = [
         ("bad_input", bad_input::TESTS),
         ("conformance", conformance::TESTS),
         ("delivery", delivery::TESTS),
         ("docs", docs::TESTS),
         ("faults", faults::TESTS),
         ("kinds", kinds::TESTS),
+        ("leader", leader::TESTS),
         ("manifests", manifests::TESTS),
         ("operations", operations::TESTS),
         ("routing", routing::TESTS),
