@@ -12,6 +12,7 @@ pub mod admin;
 pub mod cli;
 pub mod compile;
 pub mod connect;
+pub mod events;
 pub mod leader;
 pub mod metrics;
 pub mod publish;

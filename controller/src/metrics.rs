@@ -32,6 +32,7 @@ pub struct Metrics {
     epoch: IntGauge,
     diagnostics: GaugeVec,
     leader: IntGauge,
+    events: IntCounterVec,
 }
 
 impl Metrics {
@@ -77,7 +78,17 @@ impl Metrics {
                 &["severity", "reason"],
             )?,
             leader: IntGauge::new(name("leader"), "Whether this controller writes statuses and Events.")?,
+            events: IntCounterVec::new(
+                Opts::new(
+                    name("events_total"),
+                    "Events on Ingresses that were written, or dropped because too many waited.",
+                ),
+                &["outcome"],
+            )?,
         };
+        for outcome in ["written", "dropped"] {
+            metrics.events.with_label_values(&[outcome]);
+        }
         for outcome in ["written", "failed"] {
             metrics.statuses.with_label_values(&[outcome]);
         }
@@ -94,7 +105,7 @@ impl Metrics {
     }
 
     fn register(&self) -> Result<(), prometheus::Error> {
-        let collectors: [Box<dyn prometheus::core::Collector>; 15] = [
+        let collectors: [Box<dyn prometheus::core::Collector>; 16] = [
             Box::new(self.watch_events.clone()),
             Box::new(self.lists.clone()),
             Box::new(self.watch_failures.clone()),
@@ -110,6 +121,7 @@ impl Metrics {
             Box::new(self.epoch.clone()),
             Box::new(self.diagnostics.clone()),
             Box::new(self.leader.clone()),
+            Box::new(self.events.clone()),
         ];
         collectors.into_iter().try_for_each(|collector| self.registry.register(collector))
     }
@@ -142,6 +154,16 @@ impl Metrics {
     /// A status could not be written.
     pub fn status_failed(&self) {
         self.statuses.with_label_values(&["failed"]).inc();
+    }
+
+    /// An Event was written.
+    pub fn event_written(&self) {
+        self.events.with_label_values(&["written"]).inc();
+    }
+
+    /// An Event was dropped.
+    pub fn event_dropped(&self) {
+        self.events.with_label_values(&["dropped"]).inc();
     }
 
     /// A gateway gets everything.

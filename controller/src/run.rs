@@ -14,7 +14,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use crate::compile::{Compiler, Relist};
+use crate::compile::{Compiler, Outlets, Relist};
+use crate::events::{self, Ledger};
 use crate::leader::Candidate;
 use crate::metrics::Metrics;
 use crate::publish::{self, Publication};
@@ -95,20 +96,21 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
     let (needs, needed) = watch::channel(Needs::default());
     let (generations, relists) = watch::channel(0);
     let (jobs, asked) = mpsc::unbounded_channel();
+    let (notices, noticed) = mpsc::unbounded_channel();
     let fixed = match &addresses {
         Source::Fixed(addresses) => Some(addresses.clone()),
         Source::None | Source::Service(_) => None,
     };
     let desk = Desk::new(fixed, jobs);
-    let compiler = Compiler::new(
-        compile,
-        feeds.clone(),
-        publication.clone(),
-        shared.clone(),
+    let outlets = Outlets {
+        publication: publication.clone(),
+        shared: shared.clone(),
         needs,
         desk,
-        Relist::new(generations),
-    );
+        ledger: Ledger::new(notices),
+        relist: Relist::new(generations),
+    };
+    let compiler = Compiler::new(compile, feeds.clone(), outlets);
     let spawned = thread::Builder::new().name("compile".to_owned()).spawn(move || compiler.run(&received));
     let compiler = spawned.map_err(|error| StartError::new("compile thread", error))?;
 
@@ -134,6 +136,7 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
         leads: leads.clone(),
     };
     tokio::spawn(status::write(writer, asked));
+    tokio::spawn(events::write(client.clone(), noticed, metrics.clone(), leads.clone()));
     tokio::spawn(tell_of_lead(leads, news.clone()));
     let (resign, resigned) = oneshot::channel();
     tokio::spawn(Candidate::new(client, settings.lease()?).run(leading, resigned));

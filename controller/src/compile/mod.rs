@@ -16,6 +16,7 @@ use sluicegate_snapshot::facts::Trimmed;
 use sluicegate_snapshot::{Edit, Kind, ObjectKey, Settings, World};
 use tokio::sync::watch;
 
+use crate::events::Ledger;
 use crate::publish::Publication;
 use crate::shared::Shared;
 use crate::status::Desk;
@@ -33,6 +34,7 @@ pub struct Compiler {
     shared: Arc<Shared>,
     needs: watch::Sender<Needs>,
     desk: Desk,
+    ledger: Ledger,
     /// Feeds that are always followed.
     feeds: BTreeSet<Feed>,
     /// Those of them that have not listed yet.
@@ -40,6 +42,22 @@ pub struct Compiler {
     position: Position,
     relist: Relist,
     stage: Stage,
+}
+
+/// Where the thread's results go.
+pub struct Outlets {
+    /// To gateways.
+    pub publication: Arc<Publication>,
+    /// To the admin listener.
+    pub shared: Arc<Shared>,
+    /// To the watches of Secrets and ConfigMaps.
+    pub needs: watch::Sender<Needs>,
+    /// To statuses.
+    pub desk: Desk,
+    /// To Events.
+    pub ledger: Ledger,
+    /// To all watches.
+    pub relist: Relist,
 }
 
 /// Whether snapshots are published.
@@ -58,6 +76,8 @@ struct Batch {
     edits: Vec<Edit>,
     /// Ingresses whose status has to be looked at.
     ingresses: BTreeSet<ObjectKey>,
+    /// Those of them that have a new spec.
+    renewed: BTreeSet<ObjectKey>,
     all_statuses: bool,
     /// Something is gone by not being in a list.
     listed: bool,
@@ -66,22 +86,16 @@ struct Batch {
 
 impl Compiler {
     /// A compiler over an empty world that waits for `feeds`.
-    pub fn new(
-        settings: Settings,
-        feeds: impl IntoIterator<Item = Feed>,
-        publication: Arc<Publication>,
-        shared: Arc<Shared>,
-        needs: watch::Sender<Needs>,
-        desk: Desk,
-        relist: Relist,
-    ) -> Self {
+    pub fn new(settings: Settings, feeds: impl IntoIterator<Item = Feed>, outlets: Outlets) -> Self {
         let feeds: BTreeSet<Feed> = feeds.into_iter().collect();
+        let Outlets { publication, shared, needs, desk, ledger, relist } = outlets;
         Compiler {
             world: World::new(settings),
             publication,
             shared,
             needs,
             desk,
+            ledger,
             unlisted: feeds.clone(),
             feeds,
             position: Position::default(),
@@ -128,6 +142,7 @@ impl Compiler {
                 self.reach(&reach, batch);
                 if kind == Kind::Ingress {
                     self.desk.forget(&key);
+                    self.ledger.forget(&key);
                 }
                 batch.edits.push(Edit::Remove(kind, key));
             }
@@ -159,7 +174,13 @@ impl Compiler {
                 self.desk.set_addresses(addresses);
                 batch.all_statuses = true;
             }
+            News::Acknowledged => {
+                if let Some(by) = self.publication.acknowledged() {
+                    self.ledger.acknowledged(&by);
+                }
+            }
             News::Leads(leads) => {
+                self.ledger.lead(leads, &self.world);
                 self.desk.lead(leads);
                 batch.all_statuses |= leads;
             }
@@ -223,7 +244,7 @@ impl Compiler {
             let delta = self.world.apply([]).delta;
             match self.stage {
                 Stage::Starting => {}
-                Stage::Publishing => self.publication.update(&delta, false),
+                Stage::Publishing => drop(self.publication.update(&delta, false)),
                 Stage::Restoring => {
                     self.stage = Stage::Publishing;
                     self.publication.replace(self.world.snapshot());
@@ -241,6 +262,9 @@ impl Compiler {
     fn put(&mut self, object: Trimmed, observed: Option<crate::watch::Observed>, batch: &mut Batch) {
         if let Some(observed) = observed {
             let key = object.facts.key();
+            if self.ledger.observe(key, &observed) {
+                batch.renewed.insert(key.clone());
+            }
             self.desk.observe(key, observed);
             batch.ingresses.insert(key.clone());
         }
@@ -266,11 +290,23 @@ impl Compiler {
             let diagnostics = self.world.diagnostics();
             diagnostics.iter().for_each(|diagnostic| tracing::warn!("{diagnostic}"));
             self.shared.set_diagnostics(diagnostics);
+            let keys: Vec<ObjectKey> = self.world.served().cloned().collect();
+            for key in &keys {
+                self.ledger.published(key, 1, false, &self.world);
+                self.ledger.tell(key, &self.world);
+            }
             return self.look_at_all();
         }
         let changed = !outcome.delta.is_empty() && self.stage == Stage::Publishing;
         if self.stage == Stage::Publishing {
-            self.publication.update(&outcome.delta, batch.listed);
+            let sequence = self.publication.update(&outcome.delta, batch.listed);
+            batch.renewed.iter().for_each(|key| self.ledger.published(key, sequence, true, &self.world));
+            if !changed && !batch.renewed.is_empty() {
+                // It went out before, perhaps as another Ingress: gateways that have that have it.
+                if let Some(by) = self.publication.acknowledged() {
+                    self.ledger.acknowledged(&by);
+                }
+            }
         }
         let elapsed = started.elapsed();
         self.shared.metrics.compiled(elapsed);
@@ -283,7 +319,10 @@ impl Compiler {
                 tracing::warn!("{diagnostic}");
             }
             self.shared.set_diagnostics(self.world.diagnostics());
+            let ingresses = outcome.diagnosed.iter().filter(|object| object.kind == Kind::Ingress);
+            ingresses.for_each(|object| self.ledger.tell(&object.object_key(), &self.world));
         }
+        self.ledger.look(&self.world);
         match batch.all_statuses {
             true => self.look_at_all(),
             false => ingresses.iter().for_each(|key| self.desk.look(key, &self.world)),

@@ -3,7 +3,7 @@
 mod server;
 mod session;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +31,38 @@ struct Current {
     journal: Journal,
     /// How often everything was listed anew.
     listings: u64,
+    /// How many changes were published.
+    sequence: u64,
+    /// The last of them by what they made, newest last: what a gateway acknowledges is found in it.
+    digests: VecDeque<(u64, Digest)>,
+}
+
+/// Most changes of which it is known what they made.
+const MAX_DIGESTS: usize = 4096;
+
+impl Current {
+    fn note(&mut self) {
+        self.digests.push_back((self.sequence, self.snapshot.version.digest));
+        if self.digests.len() > MAX_DIGESTS {
+            self.digests.pop_front();
+        }
+    }
+
+    /// The last change that made this; 0: not known any more.
+    fn sequence_of(&self, digest: Digest) -> u64 {
+        self.digests.iter().rev().find(|(_, made)| *made == digest).map_or(0, |(sequence, _)| *sequence)
+    }
+}
+
+/// What all connected gateways have taken over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Every change up to this one.
+    pub sequence: u64,
+    /// How many gateways are connected.
+    pub gateways: usize,
+    /// What is published.
+    pub version: Version,
 }
 
 /// A connected gateway, for people and metrics.
@@ -49,6 +81,9 @@ pub struct Gateway {
     pub acknowledged: Option<Version>,
     /// What it cannot use.
     pub refused: Vec<Refused>,
+    /// Number of the change that made what it has in force; 0: nothing yet, or not known.
+    #[serde(skip)]
+    pub sequence: u64,
 }
 
 impl Default for Publication {
@@ -69,27 +104,43 @@ impl Publication {
 
     /// Begins to publish.
     pub fn start(&self, snapshot: Snapshot) {
-        *self.lock() = Some(Current { snapshot, journal: Journal::default(), listings: 0 });
+        let mut current =
+            Current { snapshot, journal: Journal::default(), listings: 0, sequence: 1, digests: VecDeque::new() };
+        current.note();
+        *self.lock() = Some(current);
         self.changes.send_modify(|count| *count += 1);
     }
 
     /// Publishes a change; costs O(change). One that changes nothing but the version goes out with the next heartbeat.
     /// `listed`: something is gone by not being in a list.
-    pub fn update(&self, delta: &Delta, listed: bool) {
+    /// Returns the change's number, or that of the last one where nothing changed.
+    pub fn update(&self, delta: &Delta, listed: bool) -> u64 {
         let base = self.lock().as_ref().map(|current| current.snapshot.version.digest);
         // Encoded without the lock. Only the compile thread changes what is published.
         let frame = (!delta.is_empty())
             .then(|| Frame::Update(Box::new(Update::new(base, delta.clone()).from_list(listed))).encode());
         let mut current = self.lock();
-        let Some(current) = &mut *current else { return };
+        let Some(current) = &mut *current else { return 0 };
         let base = current.snapshot.version.digest;
         current.snapshot.apply(delta);
-        match frame {
-            None => {}
-            Some(Some(frame)) => current.journal.push(base, frame.into()),
-            Some(None) => current.journal.clear(),
+        if let Some(frame) = frame {
+            match frame {
+                Some(frame) => current.journal.push(base, frame.into()),
+                None => current.journal.clear(),
+            }
+            current.sequence += 1;
+            current.note();
         }
         self.changes.send_modify(|count| *count += 1);
+        current.sequence
+    }
+
+    /// What all connected gateways have taken over; `None`: nobody is connected, or somebody has nothing yet.
+    pub fn acknowledged(&self) -> Option<Acknowledged> {
+        let version = self.version()?;
+        let gateways = self.gateways.lock().unwrap_or_else(PoisonError::into_inner);
+        let sequence = gateways.values().map(|gateway| gateway.sequence).min().filter(|sequence| *sequence > 0)?;
+        Some(Acknowledged { sequence, gateways: gateways.len(), version })
     }
 
     /// Publishes another snapshot; costs O(both).
@@ -162,12 +213,14 @@ struct Entered {
 impl Entered {
     /// Notes what the gateway has, and says what it refuses since now.
     fn acknowledge(&self, version: Version, refused: Vec<Refused>) {
+        let sequence = self.publication.lock().as_ref().map_or(0, |current| current.sequence_of(version.digest));
         let mut gateways = self.publication.gateways.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(gateway) = gateways.get_mut(&self.id) else { return };
         for new in refused.iter().filter(|new| !gateway.refused.contains(new)) {
             tracing::warn!(gateway = %gateway.name, secret = %new.secret, "a gateway cannot use it: {}", new.message);
         }
         gateway.acknowledged = Some(version);
+        gateway.sequence = sequence;
         gateway.refused = refused;
     }
 }

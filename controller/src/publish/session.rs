@@ -47,6 +47,7 @@ pub(super) async fn run(streams: Streams, sources: Sources) {
         program: hello.program.clone(),
         acknowledged: None,
         refused: Vec::new(),
+        sequence: 0,
     };
     let Sources { publication, news, metrics, trust: _, refusals_said: _ } = sources;
     let entered = publication.enter(gateway);
@@ -124,7 +125,10 @@ impl Session {
 
     fn take(&mut self, frame: Frame) {
         match frame {
-            Frame::Ack(ack) => self.entered.acknowledge(ack.version, ack.refused),
+            Frame::Ack(ack) => {
+                self.entered.acknowledge(ack.version, ack.refused);
+                let _ = self.news.send(News::Acknowledged);
+            }
             Frame::Resync(resync) => {
                 tracing::warn!("a gateway wants everything: {}", resync.why);
                 if let Gate::Open(_) = self.gate {

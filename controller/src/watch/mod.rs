@@ -71,6 +71,8 @@ pub enum News {
     Claimed(Version),
     /// A gateway doubts that so many routes are gone.
     Doubted,
+    /// A gateway has taken something over.
+    Acknowledged,
     /// The addresses to publish.
     Addresses(Vec<PublishAddress>),
     /// Whether this controller is the one that writes statuses.
@@ -103,9 +105,13 @@ pub struct Listed {
     pub generation: u64,
 }
 
-/// What the status of an Ingress says, as far as it has to be compared.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What else is of interest of an Ingress: what its status says, as far as it has to be compared, and its generation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
+    /// `metadata.uid`.
+    pub uid: Arc<str>,
+    /// `metadata.generation`: raised by each change of the spec.
+    pub generation: i64,
     /// Digest of `status.loadBalancer.ingress`.
     pub digest: Digest,
     /// `metadata.resourceVersion`.
@@ -204,6 +210,12 @@ watched!(
         let points = self.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
         let resource_version = self.metadata.resource_version.as_deref().unwrap_or_default().into();
         let writers = Writers::of(&self.metadata, us);
-        Some(Observed { digest: crate::status::digest(&points), resource_version, writers })
+        Some(Observed {
+            uid: self.metadata.uid.as_deref().unwrap_or_default().into(),
+            generation: self.metadata.generation.unwrap_or_default(),
+            digest: crate::status::digest(&points),
+            resource_version,
+            writers,
+        })
     }
 );

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 /// The kinds that tests use: kind, API, plural; without a namespace where the last is false.
-const KINDS: [(&str, &str, &str, bool); 17] = [
+const KINDS: [(&str, &str, &str, bool); 18] = [
     ("Ingress", "apis/networking.k8s.io/v1", "ingresses", true),
     ("IngressClass", "apis/networking.k8s.io/v1", "ingressclasses", false),
     ("NetworkPolicy", "apis/networking.k8s.io/v1", "networkpolicies", true),
@@ -20,6 +20,7 @@ const KINDS: [(&str, &str, &str, bool); 17] = [
     ("ConfigMap", "api/v1", "configmaps", true),
     ("Namespace", "api/v1", "namespaces", false),
     ("ServiceAccount", "api/v1", "serviceaccounts", true),
+    ("Event", "apis/events.k8s.io/v1", "events", true),
     ("Lease", "apis/coordination.k8s.io/v1", "leases", true),
     ("Pod", "api/v1", "pods", true),
     ("Deployment", "apis/apps/v1", "deployments", true),

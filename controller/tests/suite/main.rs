@@ -28,6 +28,7 @@ mod bed;
 mod conformance;
 mod delivery;
 mod docs;
+mod events;
 mod faults;
 mod harness;
 mod kinds;
@@ -52,11 +53,12 @@ type Test = (&'static str, fn());
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let groups: [(&str, &[Test]); 15] = [
+    let groups: [(&str, &[Test]); 16] = [
         ("bad_input", bad_input::TESTS),
         ("conformance", conformance::TESTS),
         ("delivery", delivery::TESTS),
         ("docs", docs::TESTS),
+        ("events", events::TESTS),
         ("faults", faults::TESTS),
         ("kinds", kinds::TESTS),
         ("leader", leader::TESTS),

@@ -1,0 +1,120 @@
+//! What has to be told about Ingresses. Belongs to the compile thread.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use sluicegate_snapshot::{Kind, ObjectKey, ObjectRef, World};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::Notice;
+use crate::publish::Acknowledged;
+use crate::watch::Observed;
+
+/// How often everything that is still wrong is told again: the API server forgets Events after an hour, and those that it still has
+/// are not written twice.
+const AGAIN: Duration = Duration::from_secs(30 * 60);
+
+/// What is known, and what waits for gateways.
+pub struct Ledger {
+    leads: bool,
+    told: Instant,
+    observed: BTreeMap<ObjectKey, Observed>,
+    /// Sequence number of the publication with which an Ingress of ours, in its newest generation, went out.
+    published: BTreeMap<ObjectKey, u64>,
+    /// Those of them that are not in force everywhere yet.
+    waiting: BTreeMap<u64, BTreeSet<ObjectKey>>,
+    notices: UnboundedSender<Notice>,
+}
+
+impl Ledger {
+    /// Nothing is known yet.
+    pub fn new(notices: UnboundedSender<Notice>) -> Self {
+        Ledger {
+            leads: false,
+            told: Instant::now(),
+            observed: BTreeMap::new(),
+            published: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            notices,
+        }
+    }
+
+    /// Whether this controller writes Events.
+    pub fn lead(&mut self, leads: bool, world: &World) {
+        self.leads = leads;
+        self.tell_all(world);
+    }
+
+    /// An Ingress is there. True: in a generation that was not seen before, after it was seen in another one or not at all.
+    pub fn observe(&mut self, ingress: &ObjectKey, observed: &Observed) -> bool {
+        let old = self.observed.insert(ingress.clone(), observed.clone());
+        old.is_none_or(|old| (old.uid, old.generation) != (observed.uid.clone(), observed.generation))
+    }
+
+    /// An Ingress is gone.
+    pub fn forget(&mut self, ingress: &ObjectKey) {
+        self.observed.remove(ingress);
+        self.leave(ingress);
+    }
+
+    fn leave(&mut self, ingress: &ObjectKey) {
+        let Some(sequence) = self.published.remove(ingress) else { return };
+        if let Some(waiting) = self.waiting.get_mut(&sequence) {
+            waiting.remove(ingress);
+            if waiting.is_empty() {
+                self.waiting.remove(&sequence);
+            }
+        }
+    }
+
+    /// An Ingress went out with this publication. `tell`: an Event says when it is in force.
+    pub fn published(&mut self, ingress: &ObjectKey, sequence: u64, tell: bool, world: &World) {
+        self.leave(ingress);
+        if world.class_of(ingress).is_none() {
+            return;
+        }
+        self.published.insert(ingress.clone(), sequence);
+        if tell {
+            self.waiting.entry(sequence).or_default().insert(ingress.clone());
+        }
+    }
+
+    /// The publication with which each Ingress of ours went out.
+    pub fn sequences(&self) -> &BTreeMap<ObjectKey, u64> {
+        &self.published
+    }
+
+    /// What is wrong with an Ingress has changed.
+    pub fn tell(&self, ingress: &ObjectKey, world: &World) {
+        let Some(observed) = self.observed.get(ingress).filter(|_| self.leads) else { return };
+        for diagnostic in world.diagnostics_of(&ObjectRef::new(Kind::Ingress, ingress)) {
+            let _ = self.notices.send(Notice::of(diagnostic, ingress, observed));
+        }
+    }
+
+    /// Gateways have taken something over.
+    pub fn acknowledged(&mut self, by: &Acknowledged) {
+        let rest = self.waiting.split_off(&(by.sequence + 1));
+        let in_force = std::mem::replace(&mut self.waiting, rest);
+        for ingress in in_force.values().flatten().filter(|_| self.leads) {
+            if let Some(observed) = self.observed.get(ingress) {
+                let notice = Notice::effective(ingress, observed, by.gateways, &by.version.to_string());
+                let _ = self.notices.send(notice);
+            }
+        }
+    }
+
+    /// Tells everything again, if it is time.
+    pub fn look(&mut self, world: &World) {
+        if self.told.elapsed() >= AGAIN {
+            self.tell_all(world);
+        }
+    }
+
+    fn tell_all(&mut self, world: &World) {
+        self.told = Instant::now();
+        if self.leads {
+            self.observed.keys().for_each(|ingress| self.tell(ingress, world));
+        }
+    }
+}
