@@ -12,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
+use sluicegate_snapshot::Diagnostic;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
@@ -23,6 +24,9 @@ const MAX_CONNECTIONS: usize = 256;
 
 /// How long a client may take to send its request's head.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
+
+/// The page that says where Ingresses are in force.
+pub const IN_FORCE: &str = "/ingresses";
 
 /// What a listener answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,16 +80,29 @@ fn answer(request: &Request<Incoming>, shared: &Shared, scope: Scope) -> Respons
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
         ("/diagnostics", Scope::Admin) => {
-            json(&serde_json::json!({"diagnostics": &*shared.diagnostics(), "trouble": shared.trouble()}))
+            let namespace = parameter(request, "namespace");
+            let diagnostics = shared.diagnostics();
+            let is_asked = |diagnostic: &&Diagnostic| {
+                namespace.as_deref().is_none_or(|namespace| *namespace == *diagnostic.object.key.namespace)
+            };
+            let diagnostics: Vec<&Diagnostic> = diagnostics.iter().filter(is_asked).collect();
+            json(&serde_json::json!({"diagnostics": diagnostics, "trouble": shared.trouble()}))
         }
+        (IN_FORCE, Scope::Admin) => json(&shared.in_force(parameter(request, "namespace").as_deref())),
         ("/gateways", Scope::Admin) => json(&shared.publication.gateways()),
         ("/table", Scope::Admin) => json(&shared.publication.snapshot()),
         (_, Scope::Admin) => text(
             StatusCode::NOT_FOUND,
-            "known here: /healthz /readyz /metrics /diagnostics /gateways /table\n".to_owned(),
+            "known here: /healthz /readyz /metrics /diagnostics /ingresses /gateways /table\n".to_owned(),
         ),
         (_, Scope::Metrics) => text(StatusCode::NOT_FOUND, "known here: /healthz /readyz /metrics\n".to_owned()),
     }
+}
+
+/// The value of a parameter of the query. Names of namespaces need no decoding.
+fn parameter(request: &Request<Incoming>, name: &str) -> Option<String> {
+    let pairs = request.uri().query()?.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
 }
 
 fn typed(status: StatusCode, media_type: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {

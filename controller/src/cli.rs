@@ -179,6 +179,9 @@ struct StatusArgs {
     ingress: Option<String>,
     #[command(flatten)]
     meaning: MeaningArgs,
+    /// Admin listener of a controller, which knows where an Ingress is in force [default: 127.0.0.1:10256, if it answers].
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
     /// Form of the result.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
@@ -242,9 +245,10 @@ pub fn main() -> ExitCode {
         Command::Enroll(args) => args.settings().map(|settings| {
             trust::enroll(&settings, &Enrolment { name: args.name, directory: args.out, days: args.days })
         }),
-        Command::Status(args) => {
-            args.meaning.settings().map(|settings| report::report(&settings, args.ingress.as_deref(), args.output))
-        }
+        Command::Status(args) => args.meaning.settings().map(|mut settings| {
+            settings.admin = args.admin.unwrap_or(settings.admin);
+            report::report(&settings, args.ingress.as_deref(), args.output)
+        }),
     };
     result.unwrap_or_else(|error| {
         eprintln!("sluicegate-controller: {error}");

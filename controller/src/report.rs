@@ -1,11 +1,18 @@
 //! `sluicegate-controller status`: class, addresses and diagnostics of Ingresses, read from the cluster with the user's own rights.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http::Request;
+use http::header::HOST;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::api::ListParams;
 use kube::{Api, Client};
@@ -13,11 +20,15 @@ use serde::Serialize;
 use sluicegate_process::EXIT_USAGE;
 use sluicegate_snapshot::compile::Access;
 use sluicegate_snapshot::{Diagnostic, Edit, Kind, ObjectKey, ObjectRef, Severity, World};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
+use crate::admin::IN_FORCE;
 use crate::cli::Output;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
+use crate::shared::InForce;
 use crate::watch::{Feed, Listed, Needs, News, Trouble, Watcher, follow_needs};
 use crate::{connect, status};
 
@@ -37,6 +48,9 @@ struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     class: Option<Arc<str>>,
     addresses: Vec<String>,
+    /// Where it is in force; absent where no controller was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_force: Option<InForce>,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -98,7 +112,13 @@ fn print(lines: &[&Line], output: Output) {
             true => "no address".to_owned(),
             false => line.addresses.join(", "),
         };
-        println!("{}/{}: {class}; {addresses}", line.namespace, line.name);
+        let in_force = match &line.in_force {
+            Some(InForce { gateways, of, version, .. }) => {
+                format!("; in force on {gateways} of {of} gateways, version {version}")
+            }
+            None => String::new(),
+        };
+        println!("{}/{}: {class}; {addresses}{in_force}", line.namespace, line.name);
         for diagnostic in &line.diagnostics {
             let Diagnostic { severity, field, reason, message, .. } = diagnostic;
             println!("  {}: {field}: {reason}: {message}", severity.as_str());
@@ -148,14 +168,16 @@ async fn read(settings: &Settings) -> Result<Vec<Line>, Unread> {
         });
     };
     let addresses = addresses(&client, settings).await?;
-    let line = |key: &ObjectKey| Line {
+    let mut in_force = in_force(settings.admin).await;
+    let mut line = |key: &ObjectKey| Line {
         namespace: key.namespace.clone(),
         name: key.name.clone(),
         class: world.class_of(key).cloned(),
         addresses: addresses.get(key).cloned().unwrap_or_default(),
+        in_force: in_force.remove(key),
         diagnostics: world.diagnostics_of(&ObjectRef::new(Kind::Ingress, key)).into_iter().cloned().collect(),
     };
-    Ok(world.ingresses().map(line).collect())
+    Ok(world.ingresses().map(&mut line).collect())
 }
 
 /// Takes news until everything is listed; `None`: that took too long.
@@ -189,6 +211,25 @@ fn listed(
         };
         world.apply([edit]);
     }
+}
+
+/// How long a controller may take to answer.
+const ASK_LIMIT: Duration = Duration::from_secs(2);
+
+/// Where Ingresses are in force, as the controller at this admin address says; nothing where there is none.
+async fn in_force(admin: SocketAddr) -> BTreeMap<ObjectKey, InForce> {
+    let asked = timeout(ASK_LIMIT, ask(admin)).await.ok().flatten().unwrap_or_default();
+    asked.into_iter().map(|found| (ObjectKey::new(found.namespace.clone(), found.name.clone()), found)).collect()
+}
+
+async fn ask(admin: SocketAddr) -> Option<Vec<InForce>> {
+    let tcp = TcpStream::connect(admin).await.ok()?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await.ok()?;
+    tokio::spawn(connection);
+    let request = Request::builder().uri(IN_FORCE).header(HOST, admin.to_string()).body(Empty::<Bytes>::new()).ok()?;
+    let response = sender.send_request(request).await.ok()?;
+    let body = response.into_body().collect().await.ok()?.to_bytes();
+    serde_json::from_slice(&body).ok()
 }
 
 /// The addresses that the statuses say.

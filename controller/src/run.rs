@@ -107,7 +107,7 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
         shared: shared.clone(),
         needs,
         desk,
-        ledger: Ledger::new(notices),
+        ledger: Ledger::new(notices, shared.published.clone()),
         relist: Relist::new(generations),
     };
     let compiler = Compiler::new(compile, feeds.clone(), outlets);

@@ -3,13 +3,31 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sluicegate_snapshot::Diagnostic;
+use serde::{Deserialize, Serialize};
+use sluicegate_snapshot::{Diagnostic, ObjectKey};
 use tokio::sync::watch;
 
+use crate::events::Published;
 use crate::metrics::Metrics;
 use crate::publish::Publication;
 use crate::trust::Trust;
 use crate::watch::{Feed, Trouble};
+
+/// Where an Ingress is in force, in its newest generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InForce {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// On so many gateways.
+    pub gateways: usize,
+    /// Of so many that are connected to this controller.
+    pub of: usize,
+    /// What this controller publishes.
+    pub version: String,
+}
 
 /// Readiness, diagnostics, counters.
 pub struct Shared {
@@ -25,6 +43,8 @@ pub struct Shared {
     pub address_trouble: Mutex<Option<String>>,
     /// This controller is the one that writes statuses.
     pub leads: watch::Receiver<bool>,
+    /// With which publication each Ingress went out.
+    pub published: Published,
     /// Statuses that somebody else writes too, in sentences.
     foreign: Mutex<Vec<String>>,
     unlisted: Mutex<BTreeSet<Feed>>,
@@ -47,6 +67,7 @@ impl Shared {
             trust,
             address_trouble: Mutex::default(),
             leads,
+            published: Published::default(),
             foreign: Mutex::default(),
             unlisted: Mutex::new(feeds.iter().cloned().collect()),
             diagnostics: Mutex::default(),
@@ -80,6 +101,25 @@ impl Shared {
     /// Diagnostics of the objects.
     pub fn diagnostics(&self) -> Arc<Vec<Diagnostic>> {
         self.diagnostics.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// On how many gateways each Ingress of ours is in force; of one namespace, where one is given. Costs O(Ingresses).
+    pub fn in_force(&self, namespace: Option<&str>) -> Vec<InForce> {
+        let (Some(version), gateways) = (self.publication.version(), self.publication.gateways()) else {
+            return Vec::new();
+        };
+        let version = version.to_string();
+        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |(ingress, sequence): (&ObjectKey, &u64)| InForce {
+            namespace: ingress.namespace.clone(),
+            name: ingress.name.clone(),
+            gateways: gateways.iter().filter(|gateway| gateway.sequence >= *sequence).count(),
+            of: gateways.len(),
+            version: version.clone(),
+        };
+        let is_asked =
+            |(ingress, _): &(&ObjectKey, &u64)| namespace.is_none_or(|namespace| *namespace == *ingress.namespace);
+        published.iter().filter(is_asked).map(of).collect()
     }
 
     /// Diagnostics by severity and reason.

@@ -1,6 +1,7 @@
 //! What has to be told about Ingresses. Belongs to the compile thread.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sluicegate_snapshot::{Kind, ObjectKey, ObjectRef, World};
@@ -14,13 +15,15 @@ use crate::watch::Observed;
 /// are not written twice.
 const AGAIN: Duration = Duration::from_secs(30 * 60);
 
+/// Number of the publication with which each Ingress of ours, in its newest generation, went out.
+pub type Published = Arc<Mutex<BTreeMap<ObjectKey, u64>>>;
+
 /// What is known, and what waits for gateways.
 pub struct Ledger {
     leads: bool,
     told: Instant,
     observed: BTreeMap<ObjectKey, Observed>,
-    /// Sequence number of the publication with which an Ingress of ours, in its newest generation, went out.
-    published: BTreeMap<ObjectKey, u64>,
+    published: Published,
     /// Those of them that are not in force everywhere yet.
     waiting: BTreeMap<u64, BTreeSet<ObjectKey>>,
     notices: UnboundedSender<Notice>,
@@ -28,12 +31,12 @@ pub struct Ledger {
 
 impl Ledger {
     /// Nothing is known yet.
-    pub fn new(notices: UnboundedSender<Notice>) -> Self {
+    pub fn new(notices: UnboundedSender<Notice>, published: Published) -> Self {
         Ledger {
             leads: false,
             told: Instant::now(),
             observed: BTreeMap::new(),
-            published: BTreeMap::new(),
+            published,
             waiting: BTreeMap::new(),
             notices,
         }
@@ -58,7 +61,7 @@ impl Ledger {
     }
 
     fn leave(&mut self, ingress: &ObjectKey) {
-        let Some(sequence) = self.published.remove(ingress) else { return };
+        let Some(sequence) = self.sequences().remove(ingress) else { return };
         if let Some(waiting) = self.waiting.get_mut(&sequence) {
             waiting.remove(ingress);
             if waiting.is_empty() {
@@ -73,15 +76,14 @@ impl Ledger {
         if world.class_of(ingress).is_none() {
             return;
         }
-        self.published.insert(ingress.clone(), sequence);
+        self.sequences().insert(ingress.clone(), sequence);
         if tell {
             self.waiting.entry(sequence).or_default().insert(ingress.clone());
         }
     }
 
-    /// The publication with which each Ingress of ours went out.
-    pub fn sequences(&self) -> &BTreeMap<ObjectKey, u64> {
-        &self.published
+    fn sequences(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, u64>> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is wrong with an Ingress has changed.

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use sha2::{Digest as _, Sha256};
 use sluicegate_snapshot::{Diagnostic, ObjectKey, Severity};
 
-pub use ledger::Ledger;
+pub use ledger::{Ledger, Published};
 pub use writer::write;
 
 use crate::watch::Observed;

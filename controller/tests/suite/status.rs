@@ -85,7 +85,7 @@ fn the_command_prints_what_is_wrong() {
     cluster
         .api
         .create(&cluster.ingress("other", BACKEND).replace("ingressClassName: printed", "ingressClassName: nobody"));
-    let _controller = cluster.controller(json!({"publishAddresses": ["192.0.2.7"]}));
+    let (controller, _gateway) = cluster.start(json!({"publishAddresses": ["192.0.2.7"]}));
     eventually("the status", || (addresses(&cluster.points("web")) == ["192.0.2.7"]).then_some(()));
     let run = |arguments: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sluicegate-controller"));
@@ -103,6 +103,21 @@ fn the_command_prints_what_is_wrong() {
     let (_, text, _) = run(&["printed/web", "--output", "json"]);
     let json: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(json[0]["diagnostics"][0]["reason"], "ServiceNotFound");
+    assert!(json[0]["inForce"].is_null(), "no controller was asked");
+    // A controller knows where it is in force.
+    let admin = controller.admin.to_string();
+    let version = controller.page("/table").json()["version"]["digest"].as_str().unwrap()[..12].to_owned();
+    eventually("the gateway to have it", || {
+        let (_, text, _) = run(&["printed/web", "--admin", &admin]);
+        let expected =
+            format!("printed/web: class printed; 192.0.2.7; in force on 1 of 1 gateways, version 0-{version}");
+        (text.lines().next() == Some(&expected)).then_some(())
+    });
+    let of = |namespace: &str| {
+        let page = controller.page(&format!("/diagnostics?namespace={namespace}")).json();
+        page["diagnostics"].as_array().unwrap().len()
+    };
+    assert_eq!((of("printed"), of("elsewhere")), (2, 0));
     let (code, _, errors) = run(&["printed/gone"]);
     assert_eq!(code, Some(1));
     assert!(errors.contains("Ingress printed/gone does not exist"), "{errors}");
