@@ -96,6 +96,9 @@ struct RunArgs {
     /// Where the last good snapshot is kept.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// File with the key that private keys in the state file are encrypted with; without it they are not in it.
+    #[arg(long, value_name = "FILE")]
+    state_key: Option<PathBuf>,
     /// DNS server for ExternalName Services [default: the system's].
     #[arg(long, value_name = "ADDR")]
     dns: Option<SocketAddr>,
@@ -203,6 +206,7 @@ impl RunArgs {
         settings.workers = self.workers.or(settings.workers);
         settings.pin |= self.pin;
         settings.state_dir = self.state_dir.or(settings.state_dir);
+        over(&mut settings.state_key, self.state_key);
         settings.dns = self.dns.or(settings.dns);
         settings.judge()?;
         Ok(settings)

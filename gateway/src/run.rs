@@ -12,12 +12,13 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use sluicegate_process::{EXIT_BIND, log};
+use sluicegate_process::{EXIT_BIND, EXIT_USAGE, log};
 use sluicegate_snapshot::Mode;
 use tokio::sync::watch;
 
 use crate::apply::follow::{Following, follow};
 use crate::apply::state_file::StateFile;
+use crate::apply::state_format::StateKey;
 use crate::apply::{Applier, Compiler};
 use crate::cli::USAGE;
 use crate::io::listener::{Listeners, bind_alone};
@@ -112,9 +113,11 @@ fn start(mut settings: Settings) -> Result<Running, StartError> {
 
     let control = spawn_runtime("control")?;
     let registry = Registry::new(Resolver::new(shared.settings.dns, control.clone()), Prober::new(control));
+    let state_key = shared.settings.state_key.as_deref().map(StateKey::read).transpose();
+    let state_key = state_key.map_err(|message| StartError(message, EXIT_USAGE))?;
     let state_file = match &shared.settings.state_dir {
         Some(directory) => Some(
-            StateFile::open(directory)
+            StateFile::open(directory, state_key)
                 .map_err(|error| StartError::new(&format!("state directory {}", directory.display()), error))?,
         ),
         None => None,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::key::{BackendKey, HostPattern, ObjectKey};
 use crate::model::{
-    Backend, Certificate, Delta, Globals, Resource, Snapshot, StaticContent, TlsHost, Version, VirtualHost,
+    Backend, Certificate, Delta, Globals, PrivateKey, Resource, Snapshot, StaticContent, TlsHost, Version, VirtualHost,
 };
 
 /// Last good forms of what is invalid now.
@@ -71,6 +71,27 @@ impl Replica {
             resource.value().is_some_and(|certificate| certificate.key.expose_der().is_none())
         };
         self.snapshot.certificates.values().filter(|resource| awaited(resource)).count()
+    }
+
+    /// Every private key that is at hand, with the fingerprint of its public half. Costs O(certificates).
+    pub fn private_keys(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let published = self.snapshot.certificates.values().filter_map(Resource::value);
+        let all = published.chain(self.last_good.certificates.values());
+        all.filter_map(|certificate| Some((certificate.key.fingerprint(), certificate.key.expose_der()?)))
+    }
+
+    /// Gives certificates whose key is not at hand the one that `find` has for its fingerprint. Costs O(certificates).
+    pub fn restore_keys(&mut self, find: impl Fn(&str) -> Option<Vec<u8>>) {
+        let published = self.snapshot.certificates.values_mut().filter_map(|resource| match resource {
+            Resource::Valid(certificate) => Some(certificate),
+            Resource::Invalid(_) => None,
+        });
+        for certificate in published.chain(self.last_good.certificates.values_mut()) {
+            let fingerprint = certificate.key.fingerprint().to_owned();
+            if let (None, Some(der)) = (certificate.key.expose_der(), find(&fingerprint)) {
+                Arc::make_mut(certificate).key = PrivateKey::new(der, fingerprint);
+            }
+        }
     }
 
     /// Takes another version of equal content over.

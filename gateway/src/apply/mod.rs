@@ -8,6 +8,7 @@ pub mod follow;
 mod restored;
 mod retire;
 pub mod state_file;
+pub mod state_format;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

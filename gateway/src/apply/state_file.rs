@@ -1,9 +1,10 @@
-//! The last good snapshot on disk: written atomically, mode 0600, without private keys, refused as a whole when anything
-//! about it is off.
+//! The last good snapshot on disk: written atomically, mode 0600, refused as a whole when anything about it is off (its form:
+//! [`super::state_format`]). Private keys are in it only encrypted, with a key that the operator provides.
 //!
-//! Form: one line `sluicegate-state FORMAT SHA256-OF-THE-REST`, then JSON. Writing happens on a thread of its own, which
-//! follows the deltas in a replica of its own: a change costs the applier its delta, a slow disk delays no table, and many
-//! changes are written once.
+//! Beside it is a counter, written after each file: a file of a lower one is older than what was in force here, and refused.
+//!
+//! Writing happens on a thread of its own, which follows the deltas in a replica of its own: a change costs the applier its delta,
+//! a slow disk delays no table, and many changes are written once.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -13,17 +14,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest as _, Sha256};
 use sluicegate_snapshot::Delta;
 use sluicegate_snapshot::replica::Replica;
+
+use super::state_format::{self, StateKey};
 
 /// Name of the file inside the state directory.
 pub const NAME: &str = "snapshot.json";
 
-/// Version of the file's form. A file of another version is not read.
-pub const FORMAT: u32 = 1;
-
-const MAGIC: &str = "sluicegate-state";
+/// Name of the counter's file.
+pub const COUNTER: &str = "counter";
 
 /// A state file that is not used, with the reason.
 #[derive(Debug)]
@@ -61,6 +61,7 @@ struct Pending {
 /// The state file and the thread that writes it.
 pub struct StateFile {
     path: PathBuf,
+    key: Option<StateKey>,
     pending: Arc<(Mutex<Pending>, Condvar)>,
 }
 
@@ -69,7 +70,7 @@ impl StateFile {
     ///
     /// # Errors
     /// The directory cannot be made or written to, or no thread can be started.
-    pub fn open(directory: &Path) -> io::Result<Self> {
+    pub fn open(directory: &Path, key: Option<StateKey>) -> io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let probe = directory.join(".probe");
@@ -77,15 +78,16 @@ impl StateFile {
         fs::remove_file(probe)?;
         let path = directory.join(NAME);
         let pending = Arc::new((Mutex::new(Pending::default()), Condvar::new()));
-        let (target, shared) = (path.clone(), pending.clone());
-        std::thread::Builder::new().name("state-file".to_owned()).spawn(move || write_newest(&target, &shared))?;
-        Ok(StateFile { path, pending })
+        let writer = Writer { path: path.clone(), key: key.clone(), counter: read_counter(&path) };
+        let shared = pending.clone();
+        std::thread::Builder::new().name("state-file".to_owned()).spawn(move || writer.write_newest(&shared))?;
+        Ok(StateFile { path, key, pending })
     }
 
     /// Reads the file; `None` where there is none.
     ///
     /// # Errors
-    /// It cannot be read, is truncated, changed, foreign, or of another version.
+    /// It cannot be read, is truncated, changed, foreign, of another version or key, or older than the counter says.
     pub fn read(&self) -> Result<Option<Replica>, StateError> {
         let error = |message: String| StateError { path: self.path.clone(), message };
         let bytes = match fs::read(&self.path) {
@@ -93,7 +95,15 @@ impl StateFile {
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(other) => return Err(error(format!("cannot be read: {other}"))),
         };
-        decode(&bytes).map(Some).map_err(error)
+        let state = state_format::decode(&bytes, self.key.as_ref()).map_err(&error)?;
+        let newest = read_counter(&self.path);
+        if state.counter < newest {
+            return Err(error(format!(
+                "is number {} and {newest} was written already: an old one was put in its place; it is rebuilt from the source",
+                state.counter
+            )));
+        }
+        Ok(Some(state.replica))
     }
 
     /// The state that later deltas build on: what was read from the file.
@@ -135,46 +145,68 @@ impl Drop for StateFile {
     }
 }
 
-fn write_newest(path: &Path, pending: &(Mutex<Pending>, Condvar)) {
-    let (lock, changed) = pending;
-    let mut replica = Replica::default();
-    let mut last_write: Option<Instant> = None;
-    loop {
-        let guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut guard = changed
-            .wait_while(guard, |pending| pending.deltas.is_empty() && !pending.closed)
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(wait) = last_write.and_then(|last| WRITE_INTERVAL.checked_sub(last.elapsed())) {
-            let waited = changed.wait_timeout_while(guard, wait, |pending| !pending.urgent && !pending.closed);
-            guard = waited.unwrap_or_else(PoisonError::into_inner).0;
+/// The counter beside the state file; 0 where there is none.
+fn read_counter(path: &Path) -> u64 {
+    let text = fs::read_to_string(path.with_file_name(COUNTER)).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
+/// What the thread works on.
+struct Writer {
+    path: PathBuf,
+    key: Option<StateKey>,
+    counter: u64,
+}
+
+impl Writer {
+    fn write_newest(mut self, pending: &(Mutex<Pending>, Condvar)) {
+        let (lock, changed) = pending;
+        let mut replica = Replica::default();
+        let mut last_write: Option<Instant> = None;
+        loop {
+            let guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut guard = changed
+                .wait_while(guard, |pending| pending.deltas.is_empty() && !pending.closed)
+                .unwrap_or_else(PoisonError::into_inner);
+            if let Some(wait) = last_write.and_then(|last| WRITE_INTERVAL.checked_sub(last.elapsed())) {
+                let waited = changed.wait_timeout_while(guard, wait, |pending| !pending.urgent && !pending.closed);
+                guard = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            if guard.deltas.is_empty() {
+                return;
+            }
+            let deltas = std::mem::take(&mut guard.deltas);
+            if let Some(base) = guard.base.take() {
+                replica = base;
+            }
+            guard.writing = true;
+            drop(guard);
+            for delta in &deltas {
+                replica.apply(delta);
+            }
+            if let Err(error) = self.write(&replica) {
+                tracing::error!(path = %self.path.display(), %error, "last good snapshot cannot be written; the one before stays");
+            }
+            last_write = Some(Instant::now());
+            lock.lock().unwrap_or_else(PoisonError::into_inner).writing = false;
+            changed.notify_all();
         }
-        if guard.deltas.is_empty() {
-            return;
-        }
-        let deltas = std::mem::take(&mut guard.deltas);
-        if let Some(base) = guard.base.take() {
-            replica = base;
-        }
-        guard.writing = true;
-        drop(guard);
-        for delta in &deltas {
-            replica.apply(delta);
-        }
-        if let Err(error) = write(path, &replica) {
-            tracing::error!(path = %path.display(), %error, "last good snapshot cannot be written; the one before stays");
-        }
-        last_write = Some(Instant::now());
-        lock.lock().unwrap_or_else(PoisonError::into_inner).writing = false;
-        changed.notify_all();
+    }
+
+    /// The file first: between the two writes it is newer than its counter, which is no harm.
+    fn write(&mut self, replica: &Replica) -> io::Result<()> {
+        let counter = self.counter + 1;
+        write(&self.path, &state_format::encode(replica, counter, self.key.as_ref())?)?;
+        self.counter = counter;
+        write(&self.path.with_file_name(COUNTER), format!("{counter}\n").as_bytes())
     }
 }
 
 /// Writes beside the file and renames: a reader sees the old state or the new one.
-fn write(path: &Path, replica: &Replica) -> io::Result<()> {
-    let bytes = encode(replica)?;
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(&bytes)?;
+    file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     match path.parent() {
@@ -183,74 +215,49 @@ fn write(path: &Path, replica: &Replica) -> io::Result<()> {
     }
 }
 
-fn encode(replica: &Replica) -> io::Result<Vec<u8>> {
-    let body = serde_json::to_vec(replica)?;
-    let mut bytes = format!("{MAGIC} {FORMAT} {}\n", hex(&Sha256::digest(&body))).into_bytes();
-    bytes.extend(body);
-    Ok(bytes)
-}
-
-fn decode(bytes: &[u8]) -> Result<Replica, String> {
-    let foreign = || "is no state file of sluicegate; remove it or choose another state directory".to_owned();
-    let end = bytes.iter().take(200).position(|byte| *byte == b'\n').ok_or_else(foreign)?;
-    let head = std::str::from_utf8(&bytes[..end]).map_err(|_| foreign())?;
-    let mut words = head.split(' ');
-    let (Some(MAGIC), Some(format), Some(digest), None) = (words.next(), words.next(), words.next(), words.next())
-    else {
-        return Err(foreign());
-    };
-    if format != FORMAT.to_string() {
-        return Err(format!("is of format {format}, this gateway reads {FORMAT}; it is rebuilt from the source"));
-    }
-    let body = &bytes[end + 1..];
-    if hex(&Sha256::digest(body)) != digest {
-        return Err("is truncated or was changed (its checksum differs); it is rebuilt from the source".to_owned());
-    }
-    serde_json::from_slice(body).map_err(|error| format!("cannot be understood: {error}"))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use sluicegate_snapshot::model::Globals;
 
     use super::*;
 
+    fn save(file: &mut StateFile) {
+        file.record(&Delta { globals: Some(Globals::default()), ..Delta::default() });
+        file.flush();
+    }
+
     #[test]
     fn what_was_saved_is_read_again() {
         let directory = tempfile::tempdir().unwrap();
-        let mut file = StateFile::open(&directory.path().join("state")).unwrap();
+        let mut file = StateFile::open(&directory.path().join("state"), None).unwrap();
         assert!(file.read().unwrap().is_none());
-        file.record(&Delta { globals: Some(Globals::default()), ..Delta::default() });
-        file.flush();
+        save(&mut file);
         assert_eq!(file.read().unwrap(), Some(Replica::default()));
         use std::os::unix::fs::PermissionsExt;
-        assert_eq!(fs::metadata(&file.path).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn no_truncation_and_no_flipped_bit_is_taken() {
-        let good = encode(&Replica::default()).unwrap();
-        assert!(decode(&good).is_ok());
-        for length in 0..good.len() {
-            assert!(decode(&good[..length]).is_err(), "cut at {length}");
-        }
-        for (index, bit) in (0..good.len()).flat_map(|index| (0..8).map(move |bit| (index, bit))) {
-            let mut bad = good.clone();
-            bad[index] ^= 1 << bit;
-            assert!(decode(&bad).is_err(), "bit {bit} of byte {index}");
+        for path in [&file.path, &file.path.with_file_name(COUNTER)] {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
         }
     }
 
     #[test]
-    fn another_format_is_named() {
-        let good = encode(&Replica::default()).unwrap();
-        let text = String::from_utf8(good).unwrap().replacen(" 1 ", " 2 ", 1);
-        let message = decode(text.as_bytes()).unwrap_err();
-        assert!(message.contains("format 2"), "{message}");
-        assert!(decode(b"{}\n").unwrap_err().contains("no state file"));
+    fn an_older_file_in_its_place_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = StateFile::open(directory.path(), None).unwrap();
+        save(&mut file);
+        let old = fs::read(&file.path).unwrap();
+        save(&mut file);
+        drop(file);
+        let mut file = StateFile::open(directory.path(), None).unwrap();
+        assert!(file.read().unwrap().is_some());
+        fs::write(&file.path, &old).unwrap();
+        let message = file.read().unwrap_err().to_string();
+        assert!(message.contains("is number 1 and 2 was written already"), "{message}");
+        // What is written next goes on from the counter, not from the file.
+        save(&mut file);
+        assert!(file.read().unwrap().is_some());
+        assert_eq!(read_counter(&file.path), 3);
+        // Without a counter, as after an upgrade or a crash between the two writes, the file is taken.
+        fs::remove_file(file.path.with_file_name(COUNTER)).unwrap();
+        assert!(file.read().unwrap().is_some());
     }
 }

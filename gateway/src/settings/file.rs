@@ -35,6 +35,8 @@ pub struct Settings {
     pub token_file: Option<PathBuf>,
     /// Where the last good snapshot is kept; without it nothing is.
     pub state_dir: Option<PathBuf>,
+    /// File with the key that private keys in the state file are encrypted with; without it they are not in it.
+    pub state_key: Option<PathBuf>,
     /// Worker threads; absent: the CPUs that the process may use.
     pub workers: Option<usize>,
     /// Pin each worker to a CPU.
@@ -165,6 +167,7 @@ impl Default for Settings {
             client_key: None,
             token_file: None,
             state_dir: None,
+            state_key: None,
             workers: None,
             pin: false,
             dns: None,
@@ -231,6 +234,9 @@ impl SettingsFile for Settings {
         if !self.manifests.is_empty() && !self.controllers.is_empty() {
             return wrong("manifests and controllers are both given: a gateway has one source");
         }
+        if self.state_key.is_some() && self.state_dir.is_none() {
+            return wrong("stateKey has a meaning only with stateDir");
+        }
         self.judge_credentials()?;
         if self.http.is_empty() && self.https.is_empty() {
             return wrong("http and https are both empty: nothing to listen on");
@@ -270,6 +276,7 @@ mod tests {
             ("timeouts: {connect: soon}", "timeouts.connect"),
             ("accessLog: {sample: 2}", "accessLog.sample"),
             ("http: [nowhere]", "http[0]"),
+            ("stateKey: a", "stateDir"),
             ("controllers: ['https://a:1']", "controllerCa"),
             ("{controllers: ['https://a:1'], controllerCa: c}", "clientCert"),
             ("{controllers: ['https://a:1'], controllerCa: c, clientCert: d}", "clientKey"),
