@@ -22,6 +22,7 @@ use crate::shared::Shared;
 use crate::status::Desk;
 use crate::watch::{Feed, Listed, Needs, News, Reach};
 use position::Position;
+use relist::Ended;
 pub use relist::Relist;
 
 /// Most news that is taken together.
@@ -239,7 +240,7 @@ impl Compiler {
     /// Begins and ends listings of everything.
     fn go_on_listing(&mut self) {
         let now = Instant::now();
-        if self.relist.end(&mut self.position, now) {
+        if let Some(ended) = self.relist.end(&mut self.position, now) {
             self.world.stand_at(self.position.version());
             let delta = self.world.apply([]).delta;
             match self.stage {
@@ -251,7 +252,9 @@ impl Compiler {
                     self.look_at_all();
                 }
             }
-            self.publication.listed();
+            if ended == Ended::Complete {
+                self.publication.listed();
+            }
         }
         if self.stage != Stage::Starting {
             let feeds = || self.feeds.iter().chain(self.position.feeds()).cloned().collect();

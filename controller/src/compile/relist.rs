@@ -35,6 +35,15 @@ pub struct Relist {
     doubted: bool,
 }
 
+/// How a listing ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything was listed.
+    Complete,
+    /// Something could not be listed in time; it is tried again.
+    Incomplete,
+}
+
 /// A listing under way.
 struct Running {
     /// Feeds that have not listed since.
@@ -115,27 +124,27 @@ impl Relist {
         }
     }
 
-    /// True: a listing has just come to its end, and the position says what it found. Raises the epoch where gateways have seen
+    /// Whether a listing has just come to its end; then the position says what it found. Raises the epoch where gateways have seen
     /// what a list made since then does not reach.
-    pub fn end(&mut self, position: &mut Position, now: Instant) -> bool {
-        let Some(running) = &self.running else { return false };
+    pub fn end(&mut self, position: &mut Position, now: Instant) -> Option<Ended> {
+        let running = self.running.as_ref()?;
         if !running.waiting.is_empty() {
             if now < running.until {
-                return false;
+                return None;
             }
             // Nothing follows from an incomplete one.
             let waiting: Vec<String> = running.waiting.iter().map(ToString::to_string).collect();
             tracing::warn!("not listed within {} s: {}", LIMIT.as_secs(), waiting.join(", "));
             self.running = None;
             self.plan(now);
-            return true;
+            return Some(Ended::Incomplete);
         }
         self.running = None;
         self.doubted = false;
         if let Some(claimed) = self.claimed.take() {
             judge(position, &claimed);
         }
-        true
+        Some(Ended::Complete)
     }
 }
 
@@ -215,10 +224,10 @@ mod tests {
                 // A list that was begun before the question says nothing.
                 relist.listed(&feed(Kind::Ingress), 0);
                 relist.listed(&feed(Kind::Service), 1);
-                assert!(!relist.end(&mut position, now + LATE));
+                assert_eq!(relist.end(&mut position, now + LATE), None);
                 position.reaches(&feed(Kind::Ingress), listed);
                 relist.listed(&feed(Kind::Ingress), 1);
-                assert!(relist.end(&mut position, now + LATE));
+                assert_eq!(relist.end(&mut position, now + LATE), Some(Ended::Complete));
             }
             assert_eq!(position.epoch(), epoch, "{what}");
             assert_eq!(relist.wake(), None, "{what}");
@@ -232,11 +241,11 @@ mod tests {
         relist.doubt(now);
         relist.look(&position, feeds, now);
         assert_eq!(*generation.borrow(), 1);
-        assert!(relist.end(&mut position, now + LIMIT), "the others go on");
+        assert_eq!(relist.end(&mut position, now + LIMIT), Some(Ended::Incomplete), "the others go on");
         relist.look(&position, feeds, now + LIMIT);
         assert_eq!(*generation.borrow(), 2);
         feeds().iter().for_each(|feed| relist.listed(feed, 2));
-        assert!(relist.end(&mut position, now + LIMIT));
+        assert_eq!(relist.end(&mut position, now + LIMIT), Some(Ended::Complete));
         relist.doubt(now + LIMIT);
         relist.look(&position, feeds, now + LIMIT + SPACING / 2);
         assert_eq!(*generation.borrow(), 2, "not so soon");

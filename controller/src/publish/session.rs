@@ -27,6 +27,9 @@ const PART: usize = 128;
 /// and goes on where it was.
 const KNOWN_FOR: Duration = Duration::from_secs(3600);
 
+/// How long a gateway holds a loss back.
+const DOUBT_LIMIT: Duration = Duration::from_secs(60);
+
 const SILENCE: Duration = Duration::from_secs(SILENCE_SECONDS);
 
 /// Serves a gateway until it goes.
@@ -79,8 +82,9 @@ enum Gate {
     Open(Cursor),
     /// Everything.
     Everything,
-    /// Everything, when it was listed more often than this.
-    Doubt(u64),
+    /// Everything, when it was listed more often than this; or, where that does not come about, when the gateway has waited for
+    /// so long that it takes what it holds back.
+    Doubt { listings: u64, since: Instant },
 }
 
 impl Session {
@@ -143,7 +147,7 @@ impl Session {
                     "a gateway holds back what lost most of its routes; everything is listed anew"
                 );
                 let _ = self.news.send(News::Doubted);
-                self.gate = Gate::Doubt(self.publication.listings());
+                self.gate = Gate::Doubt { listings: self.publication.listings(), since: Instant::now() };
             }
             _ => {}
         }
@@ -174,7 +178,11 @@ impl Session {
                 // Something of its content may lack keys, so everything is sent.
                 self.gate = Gate::Everything;
             }
-            Gate::Ahead(_) | Gate::Open(_) | Gate::Everything | Gate::Doubt(_) => {}
+            Gate::Doubt { since, .. } if since.elapsed() > DOUBT_LIMIT => {
+                tracing::warn!("not everything could be listed anew; a gateway that doubts a loss is served as before");
+                self.gate = Gate::Everything;
+            }
+            Gate::Ahead(_) | Gate::Open(_) | Gate::Everything | Gate::Doubt { .. } => {}
         }
         Ok(())
     }
@@ -188,8 +196,8 @@ impl Session {
         loop {
             match self.gate {
                 Gate::Unpublished { .. } | Gate::Ahead(_) => return Ok(()),
-                Gate::Doubt(listings) if self.publication.listings() <= listings => return Ok(()),
-                Gate::Doubt(_) => self.send_everything(true).await?,
+                Gate::Doubt { listings, .. } if self.publication.listings() <= listings => return Ok(()),
+                Gate::Doubt { .. } => self.send_everything(true).await?,
                 Gate::Everything => self.send_everything(false).await?,
                 Gate::Open(cursor) => match self.publication.next(cursor) {
                     Next::Nothing => return Ok(()),

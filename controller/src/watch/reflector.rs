@@ -22,14 +22,17 @@ const PAGE: u32 = 500;
 /// Seconds after which the server ends a watch, which then goes on where it was.
 const WATCH_SECONDS: u32 = 290;
 
-/// A watch that ends so long before its time was not ended by its time.
+/// A watch that ends so long before [`WATCH_SECONDS`] are over was not ended by them.
 const IN_TIME: Duration = Duration::from_secs(2);
 
-/// First wait after a failure; it doubles up to [`LONGEST_WAIT`].
+/// First wait after a failure, or a watch that ended before its time; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// Longest wait: an API server that is back is noticed soon.
-const LONGEST_WAIT: Duration = Duration::from_secs(3);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// A watch that lived so long was a good one: the wait begins anew.
+const STABLE: Duration = Duration::from_secs(1);
 
 /// How long a feed is denied before that is believed: just after its start an API server says 403 to everybody, until it has
 /// loaded its rules.
@@ -52,8 +55,10 @@ pub struct ReceiverGone;
 /// Why one pass over a feed ended.
 enum Stop {
     Failure(Failure),
-    /// The server ended the watch, as it does now and then.
-    Renew,
+    /// The next one comes at once: what a list read is watched, or a list is needed.
+    Next,
+    /// The watch ended.
+    Ended,
     ReceiverGone,
 }
 
@@ -73,8 +78,8 @@ struct Reflector<K> {
     version: Option<String>,
     /// The last event since the last list, with what it put: what a watch after a broken one goes on from.
     anchor: Option<(u64, Option<Facts>)>,
-    /// The last watch ended when it had to: nothing happened to the server.
-    ended_in_time: bool,
+    /// The version was read just now, or the last watch ended when it had to: nothing happened to the server since.
+    is_fresh: bool,
     /// The server streams lists; `false` once it refused to.
     streams: bool,
     /// Generation of the last list.
@@ -93,7 +98,7 @@ pub async fn reflect<K: Watched>(watcher: Watcher, feed: Feed) {
         known: Known::default(),
         version: None,
         anchor: None,
-        ended_in_time: false,
+        is_fresh: false,
         streams: true,
         listed_in: 0,
         wait: FIRST_WAIT,
@@ -101,21 +106,23 @@ pub async fn reflect<K: Watched>(watcher: Watcher, feed: Feed) {
     };
     loop {
         let started = Instant::now();
-        match reflector.pass().await {
+        let stop = reflector.pass().await;
+        if started.elapsed() >= STABLE {
+            reflector.wait = FIRST_WAIT;
+        }
+        match stop {
             Stop::ReceiverGone => return,
-            // A server, or a proxy before it, that ends every watch at once must not be asked without a pause.
-            Stop::Renew if started.elapsed() < FIRST_WAIT => tokio::time::sleep(FIRST_WAIT).await,
-            Stop::Renew => {}
+            Stop::Next => continue,
+            Stop::Ended if reflector.is_fresh => continue,
+            Stop::Ended => {}
             Stop::Failure(failure) => {
                 if reflector.failed(failure).is_err() {
                     return;
                 }
-                tokio::time::sleep(reflector.next_wait()).await;
-                let is_one_of_many = reflector.feed.namespace.is_some() && reflector.is_denied();
-                let longest = if is_one_of_many { DENIED_WAIT } else { LONGEST_WAIT };
-                reflector.wait = (reflector.wait * 2).min(longest);
             }
         }
+        // A server, or a proxy before it, that ends every watch at once must not be asked without a pause either.
+        reflector.pause().await;
     }
 }
 
@@ -127,9 +134,17 @@ impl<K: Watched> Reflector<K> {
             (Some(_), _) => self.watch().await,
         };
         match result {
-            Ok(()) => Stop::Renew,
+            Ok(()) => Stop::Ended,
             Err(stop) => stop,
         }
+    }
+
+    /// The jittered wait; the next one is longer.
+    async fn pause(&mut self) {
+        tokio::time::sleep(self.next_wait()).await;
+        let is_one_of_many = self.feed.namespace.is_some() && self.is_denied();
+        let longest = if is_one_of_many { DENIED_WAIT } else { LONGEST_WAIT };
+        self.wait = (self.wait * 2).min(longest);
     }
 
     fn failed(&mut self, failure: Failure) -> Feedback {
@@ -174,7 +189,6 @@ impl<K: Watched> Reflector<K> {
     }
 
     fn works(&mut self) {
-        self.wait = FIRST_WAIT;
         self.denied_since = None;
         self.watcher.trouble.ended(&self.feed);
     }
@@ -189,6 +203,7 @@ impl<K: Watched> Reflector<K> {
     async fn streamed_list(&mut self) -> Result<(), Stop> {
         let generation = self.begin_list();
         let params = WatchParams { send_initial_events: true, bookmarks: true, ..self.params() };
+        let asked = Instant::now();
         let stream = self.api.watch(&params, "").await.map_err(failure)?;
         let mut stream = std::pin::pin!(stream);
         let mut listed = BTreeSet::new();
@@ -203,7 +218,7 @@ impl<K: Watched> Reflector<K> {
                     let version = bookmark.metadata.resource_version;
                     if is_end {
                         self.listed(&listed, version, generation)?;
-                        return self.events(stream).await;
+                        return self.events(stream, asked).await;
                     }
                 }
                 WatchEvent::Error(status) => return Err(Stop::Failure(Failure::of_status(&status))),
@@ -232,17 +247,18 @@ impl<K: Watched> Reflector<K> {
     }
 
     async fn watch(&mut self) -> Result<(), Stop> {
-        if !std::mem::take(&mut self.ended_in_time) && !self.is_same_history().await? {
+        if !std::mem::take(&mut self.is_fresh) && !self.is_same_history().await? {
             self.version = None;
-            return Ok(());
+            return Err(Stop::Next);
         }
         let version = self.version.clone().unwrap_or_default();
+        let asked = Instant::now();
         let stream = self.api.watch(&self.params(), &version).await.map_err(failure)?;
         if self.denied_since.is_some() {
             self.send(News::Granted((*self.feed).clone()))?;
         }
         self.works();
-        self.events(std::pin::pin!(stream)).await
+        self.events(std::pin::pin!(stream), asked).await
     }
 
     /// Whether what was seen is still so. While nobody watched, the API server may have been restored from an older state, and
@@ -269,8 +285,8 @@ impl<K: Watched> Reflector<K> {
     async fn events(
         &mut self,
         mut stream: impl futures_util::Stream<Item = kube::Result<WatchEvent<K>>> + Unpin,
+        asked: Instant,
     ) -> Result<(), Stop> {
-        let started = Instant::now();
         let mut relists = self.watcher.relists.clone();
         loop {
             let event = tokio::select! {
@@ -278,7 +294,7 @@ impl<K: Watched> Reflector<K> {
                 changed = relists.wait_for(|generation| *generation > self.listed_in) => match changed {
                     Ok(_) => {
                         self.version = None;
-                        return Ok(());
+                        return Err(Stop::Next);
                     }
                     Err(_) => return Err(Stop::ReceiverGone),
                 },
@@ -286,7 +302,7 @@ impl<K: Watched> Reflector<K> {
             match event {
                 Some(event) => self.take(event.map_err(failure)?)?,
                 None => {
-                    self.ended_in_time = started.elapsed() + IN_TIME >= Duration::from_secs(WATCH_SECONDS.into());
+                    self.is_fresh = asked.elapsed() + IN_TIME >= Duration::from_secs(WATCH_SECONDS.into());
                     return Ok(());
                 }
             }
