@@ -106,6 +106,8 @@ reasons! {
     NoEndpoints = Warning,
     /// Neither rules nor a defaultBackend: the Ingress does nothing.
     NoRules = Warning,
+    /// A gateway does not know what a newer controller has compiled; the last good form stays in force there.
+    NotUnderstood = Error,
     /// A ConfigMap without the label `sluicegate.dev/publish: "true"` may not be served in cluster mode.
     NotPublished = Error,
     /// Another Ingress claimed the same host, path and type first.

@@ -221,8 +221,12 @@ mod tests {
 
     use super::*;
 
+    fn change() -> Delta {
+        Delta { globals: Some(Globals::default()), ..Delta::default() }
+    }
+
     fn save(file: &mut StateFile) {
-        file.record(&Delta { globals: Some(Globals::default()), ..Delta::default() });
+        file.record(&change());
         file.flush();
     }
 
@@ -232,7 +236,9 @@ mod tests {
         let mut file = StateFile::open(&directory.path().join("state"), None).unwrap();
         assert!(file.read().unwrap().is_none());
         save(&mut file);
-        assert_eq!(file.read().unwrap(), Some(Replica::default()));
+        let mut expected = Replica::default();
+        expected.apply(&change());
+        assert_eq!(file.read().unwrap(), Some(expected));
         use std::os::unix::fs::PermissionsExt;
         for path in [&file.path, &file.path.with_file_name(COUNTER)] {
             assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);

@@ -282,7 +282,8 @@ impl World {
         }
         if dirty.globals {
             let globals = self.recompute_globals(&mut diagnosed);
-            delta.globals = (globals != self.snapshot.globals).then_some(globals);
+            let is_news = !self.snapshot.has_globals || globals != self.snapshot.globals;
+            delta.globals = is_news.then_some(globals);
         }
         delta.version = Version { digest: self.snapshot.version.digest, ..self.position.clone() };
         self.snapshot.apply(&delta);

@@ -8,6 +8,7 @@
 mod backend;
 mod certificate;
 mod content;
+pub mod partial;
 mod route;
 mod snapshot;
 mod version;

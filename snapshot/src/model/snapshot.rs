@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::partial::{self, Partial, PartialDelta};
 use super::{Backend, Certificate, Digest, Policy, Route, StaticContent, TlsHost, Version, VirtualHost};
 use crate::diagnostic::DiagnosticReason;
 use crate::key::{BackendKey, HostPattern, ObjectKey};
@@ -72,6 +73,9 @@ pub struct Snapshot {
     pub version: Version,
     /// What exists once.
     pub globals: Globals,
+    /// They were set. Until then they have no part in the digest: what is in them unset differs between versions.
+    #[serde(default)]
+    pub has_globals: bool,
     /// Routes by host.
     pub hosts: BTreeMap<HostPattern, Arc<VirtualHost>>,
     /// Backends that an Ingress of ours names, or the settings.
@@ -82,6 +86,9 @@ pub struct Snapshot {
     pub tls_hosts: BTreeMap<HostPattern, Arc<TlsHost>>,
     /// Certificates that an Ingress of ours or the settings name, by Secret. One that is missing here does not exist.
     pub certificates: BTreeMap<ObjectKey, Resource<Certificate>>,
+    /// What is understood in part only.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub partial: Partial,
 }
 
 /// What changed: per resource its new value, or `None` where it is gone.
@@ -102,13 +109,17 @@ pub struct Delta {
     pub tls_hosts: BTreeMap<HostPattern, Option<Arc<TlsHost>>>,
     /// Changed certificates.
     pub certificates: BTreeMap<ObjectKey, Option<Resource<Certificate>>>,
+    /// What of it is understood in part only. It is found out by each reader for itself.
+    #[serde(skip)]
+    pub partial: PartialDelta,
 }
 
 impl Delta {
     /// Whether nothing but the version may have changed.
     pub fn is_empty(&self) -> bool {
-        let Delta { version: _, globals, hosts, backends, contents, tls_hosts, certificates } = self;
+        let Delta { version: _, globals, hosts, backends, contents, tls_hosts, certificates, partial } = self;
         globals.is_none()
+            && partial.is_empty()
             && hosts.is_empty()
             && backends.is_empty()
             && contents.is_empty()
@@ -129,48 +140,107 @@ impl Delta {
             contents: all(&snapshot.contents),
             tls_hosts: all(&snapshot.tls_hosts),
             certificates: all(&snapshot.certificates),
+            partial: snapshot.partial.iter().map(|(id, digest)| (id.clone(), Some(*digest))).collect(),
         }
     }
 
     /// The delta that turns `old` into `new`. Costs O(both); used where a whole snapshot arrives.
     pub fn between(old: &Snapshot, new: &Snapshot) -> Delta {
-        fn changed<K: Ord + Clone, V: Clone + PartialEq>(
+        // Of what is understood in part, other parts may have changed.
+        let same = |id: &dyn Fn() -> String| {
+            (old.partial.is_empty() && new.partial.is_empty()) || {
+                let id = id();
+                old.partial.get(&id) == new.partial.get(&id)
+            }
+        };
+        fn changed<K: Ord + Clone + Serialize, V: Clone + PartialEq>(
+            kind: &str,
             old: &BTreeMap<K, V>,
             new: &BTreeMap<K, V>,
+            same: &dyn Fn(&dyn Fn() -> String) -> bool,
         ) -> BTreeMap<K, Option<V>> {
             let gone = old.keys().filter(|key| !new.contains_key(key)).map(|key| (key.clone(), None));
-            let set = new.iter().filter(|(key, value)| old.get(key) != Some(value));
+            let set =
+                new.iter().filter(|(key, value)| old.get(key) != Some(value) || !same(&|| partial::id_of(kind, key)));
             gone.chain(set.map(|(key, value)| (key.clone(), Some(value.clone())))).collect()
         }
+        let gone = old.partial.keys().filter(|id| !new.partial.contains_key(*id)).map(|id| (id.clone(), None));
+        let there = new.partial.iter().map(|(id, digest)| (id.clone(), Some(*digest)));
+        let globals_differ =
+            old.has_globals != new.has_globals || old.globals != new.globals || !same(&|| partial::id("globals", ""));
         Delta {
             version: new.version.clone(),
-            globals: (old.globals != new.globals).then(|| new.globals.clone()),
-            hosts: changed(&old.hosts, &new.hosts),
-            backends: changed(&old.backends, &new.backends),
-            contents: changed(&old.contents, &new.contents),
-            tls_hosts: changed(&old.tls_hosts, &new.tls_hosts),
-            certificates: changed(&old.certificates, &new.certificates),
+            globals: globals_differ.then(|| new.globals.clone()),
+            hosts: changed("host", &old.hosts, &new.hosts, &same),
+            backends: changed("backend", &old.backends, &new.backends, &same),
+            contents: changed("content", &old.contents, &new.contents, &same),
+            tls_hosts: changed("tlsHost", &old.tls_hosts, &new.tls_hosts, &same),
+            certificates: changed("certificate", &old.certificates, &new.certificates, &same),
+            partial: gone.chain(there).collect(),
         }
     }
 }
 
-/// Sets or removes one entry and keeps the digest in step.
-fn put<K: Ord + Clone + Serialize, V: Serialize>(
-    map: &mut BTreeMap<K, V>,
-    digest: &mut Digest,
-    kind: &str,
-    key: &K,
-    value: Option<V>,
-) {
-    let old = match value {
-        Some(value) => {
-            digest.add(Digest::of(kind, key, &value));
-            map.insert(key.clone(), value)
+/// The digest of a snapshot while a delta is applied to it.
+struct Sum<'a> {
+    digest: Digest,
+    partial: &'a mut Partial,
+    /// What the delta says of resources that are understood in part; those that were met are taken out.
+    news: PartialDelta,
+}
+
+impl Sum<'_> {
+    /// One resource changes from one value to another.
+    fn change<K: Serialize, V: Serialize>(&mut self, kind: &str, key: &K, old: Option<&V>, new: Option<&V>) {
+        let (said_before, said_now) = match self.partial.is_empty() && self.news.is_empty() {
+            true => (None, None),
+            false => {
+                let id = partial::id_of(kind, key);
+                let before = self.partial.remove(&id);
+                let now = self.news.remove(&id).flatten().filter(|_| new.is_some());
+                if let Some(said) = now {
+                    self.partial.insert(id, said);
+                }
+                (before, now)
+            }
+        };
+        if let Some(before) = said_before.or_else(|| old.map(|old| Digest::of(kind, key, old))) {
+            self.digest.remove(before);
         }
-        None => map.remove(key),
-    };
-    if let Some(old) = old {
-        digest.remove(Digest::of(kind, key, &old));
+        if let Some(now) = said_now.or_else(|| new.map(|new| Digest::of(kind, key, new))) {
+            self.digest.add(now);
+        }
+    }
+
+    /// Sets or removes one entry.
+    fn put<K: Ord + Clone + Serialize, V: Serialize>(
+        &mut self,
+        kind: &str,
+        map: &mut BTreeMap<K, V>,
+        key: &K,
+        value: Option<V>,
+    ) {
+        self.change(kind, key, map.get(key), value.as_ref());
+        match value {
+            Some(value) => drop(map.insert(key.clone(), value)),
+            None => drop(map.remove(key)),
+        }
+    }
+
+    /// What no known collection has.
+    fn rest(&mut self) {
+        for (id, said) in std::mem::take(&mut self.news) {
+            let before = match said {
+                Some(said) => {
+                    self.digest.add(said);
+                    self.partial.insert(id, said)
+                }
+                None => self.partial.remove(&id),
+            };
+            if let Some(before) = before {
+                self.digest.remove(before);
+            }
+        }
     }
 }
 
@@ -178,28 +248,30 @@ impl Snapshot {
     /// Applies a change; costs O(what it holds). The digest is recomputed from the content, the rest of the version is
     /// taken over.
     pub fn apply(&mut self, delta: &Delta) {
-        let mut digest = self.version.digest;
+        let mut partial = std::mem::take(&mut self.partial);
+        let mut sum = Sum { digest: self.version.digest, partial: &mut partial, news: delta.partial.clone() };
         if let Some(globals) = &delta.globals {
-            digest.remove(Digest::of("globals", &(), &self.globals));
-            digest.add(Digest::of("globals", &(), globals));
-            self.globals = globals.clone();
+            sum.change("globals", &(), self.has_globals.then_some(&self.globals), Some(globals));
+            (self.globals, self.has_globals) = (globals.clone(), true);
         }
         for (key, value) in &delta.hosts {
-            put(&mut self.hosts, &mut digest, "host", key, value.clone());
+            sum.put("host", &mut self.hosts, key, value.clone());
         }
         for (key, value) in &delta.backends {
-            put(&mut self.backends, &mut digest, "backend", key, value.clone());
+            sum.put("backend", &mut self.backends, key, value.clone());
         }
         for (key, value) in &delta.contents {
-            put(&mut self.contents, &mut digest, "content", key, value.clone());
+            sum.put("content", &mut self.contents, key, value.clone());
         }
         for (key, value) in &delta.tls_hosts {
-            put(&mut self.tls_hosts, &mut digest, "tlsHost", key, value.clone());
+            sum.put("tlsHost", &mut self.tls_hosts, key, value.clone());
         }
         for (key, value) in &delta.certificates {
-            put(&mut self.certificates, &mut digest, "certificate", key, value.clone());
+            sum.put("certificate", &mut self.certificates, key, value.clone());
         }
-        self.version = Version { digest, ..delta.version.clone() };
+        sum.rest();
+        self.version = Version { digest: sum.digest, ..delta.version.clone() };
+        self.partial = partial;
     }
 
     /// Number of routes, default backends of Ingresses included: what guards against a snapshot that lost most of itself.

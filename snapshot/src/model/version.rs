@@ -19,9 +19,22 @@ impl Digest {
     pub fn of<K: Serialize, V: Serialize>(kind: &str, key: &K, value: &V) -> Digest {
         let mut hash = Sha256::new();
         // Model types serialise to JSON without fail: string keys, no foreign types.
-        if serde_json::to_writer(&mut hash, &(kind, key, value)).is_err() {
-            return Digest::default();
+        match serde_json::to_writer(&mut hash, &(kind, key, value)) {
+            Ok(()) => Digest::finish(hash),
+            Err(_) => Digest::default(),
         }
+    }
+
+    /// The same of a resource in JSON, as it was sent. `key` with its quotes.
+    pub fn of_text(kind: &str, key: &str, value: &str) -> Digest {
+        let mut hash = Sha256::new();
+        for part in ["[\"", kind, "\",", key, ",", value, "]"] {
+            hash.update(part);
+        }
+        Digest::finish(hash)
+    }
+
+    fn finish(hash: Sha256) -> Digest {
         let bytes = hash.finalize();
         let mut lanes = [0; 4];
         for (lane, chunk) in lanes.iter_mut().zip(bytes.chunks_exact(8)) {

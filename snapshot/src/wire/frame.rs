@@ -119,16 +119,19 @@ impl Frame {
     }
 
     fn decode(kind: u8, payload: &[u8]) -> Result<Frame, FrameError> {
-        fn read<T: DeserializeOwned>(kind: u8, payload: &[u8]) -> Result<T, FrameError> {
-            serde_json::from_slice(payload)
-                .map_err(|error| FrameError::Malformed { kind, place: (error.line(), error.column()) })
+        fn malformed(kind: u8, error: &serde_json::Error) -> FrameError {
+            FrameError::Malformed { kind, place: (error.line(), error.column()) }
         }
+        fn read<T: DeserializeOwned>(kind: u8, payload: &[u8]) -> Result<T, FrameError> {
+            serde_json::from_slice(payload).map_err(|error| malformed(kind, &error))
+        }
+        let update = || Update::read(payload).map(Box::new).map_err(|error| malformed(kind, &error));
         Ok(match kind {
             1 => Frame::Welcome(read(kind, payload)?),
             2 => Frame::FullBegin(read(kind, payload)?),
-            3 => Frame::FullPart(read(kind, payload)?),
+            3 => Frame::FullPart(update()?),
             4 => Frame::FullEnd(read(kind, payload)?),
-            5 => Frame::Update(read(kind, payload)?),
+            5 => Frame::Update(update()?),
             6 => Frame::Heartbeat(read(kind, payload)?),
             65 => Frame::Hello(read(kind, payload)?),
             66 => Frame::Ack(read(kind, payload)?),

@@ -12,6 +12,7 @@
 mod frame;
 mod journal;
 mod receive;
+mod understand;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -89,7 +90,7 @@ pub struct FullEnd {
 }
 
 /// A change, or a part of everything.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Update {
     /// Digest of what the delta changes; absent in a part of everything.
@@ -105,7 +106,26 @@ pub struct Update {
     keys: BTreeMap<ObjectKey, KeyBytes>,
 }
 
+/// [`Update`] as it comes.
+#[derive(Deserialize)]
+struct RawUpdate<'a> {
+    #[serde(default)]
+    base: Option<Digest>,
+    #[serde(default, borrow)]
+    delta: understand::Fields<'a>,
+    #[serde(default)]
+    listed: bool,
+    #[serde(default)]
+    keys: BTreeMap<ObjectKey, KeyBytes>,
+}
+
 impl Update {
+    /// Reads one that a program of any version wrote.
+    fn read(payload: &[u8]) -> Result<Self, serde_json::Error> {
+        let RawUpdate { base, delta, listed, keys } = serde_json::from_slice(payload)?;
+        Ok(Update { base, delta: understand::delta(delta)?, listed, keys })
+    }
+
     /// An update that carries the private keys of its certificates.
     pub fn new(base: Option<Digest>, delta: Delta) -> Self {
         let key = |(secret, certificate): (&ObjectKey, &Option<Resource<crate::model::Certificate>>)| {

@@ -8,6 +8,7 @@ mod incremental;
 mod naive;
 mod objects;
 mod routing;
+mod skew;
 #[allow(dead_code, reason = "shared with the gateway's tests, which use more of it")]
 mod spec;
 mod status;
