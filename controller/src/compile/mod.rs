@@ -136,19 +136,15 @@ impl Compiler {
     fn take(&mut self, news: News, batch: &mut Batch) {
         match news {
             News::Put(object, observed, reach) => {
-                self.reach(&reach, batch);
+                self.reach(&reach);
                 self.put(object, observed, batch);
             }
             News::Remove(kind, key, reach) => {
-                self.reach(&reach, batch);
-                if kind == Kind::Ingress {
-                    self.desk.forget(&key);
-                    self.ledger.forget(&key);
-                }
-                batch.edits.push(Edit::Remove(kind, key));
+                self.reach(&reach);
+                self.remove(kind, key, batch);
             }
-            News::Seen(reach) => self.reach(&reach, batch),
-            News::Listed(listed) => self.listed(&listed, batch),
+            News::Seen(reach) => self.reach(&reach),
+            News::Listed(listed) => self.listed(listed, batch),
             News::Granted(feed) => batch.edits.extend(access(&feed, Access::Granted)),
             News::Denied(feed, user) => {
                 self.position.loses(&feed);
@@ -194,11 +190,18 @@ impl Compiler {
         }
     }
 
-    fn reach(&mut self, reach: &Reach, batch: &mut Batch) {
+    fn remove(&mut self, kind: Kind, key: ObjectKey, batch: &mut Batch) {
+        if kind == Kind::Ingress {
+            self.desk.forget(&key);
+            self.ledger.forget(&key);
+        }
+        batch.edits.push(Edit::Remove(kind, key));
+    }
+
+    fn reach(&mut self, reach: &Reach) {
         match reach {
             // What a list shows counts when it is complete: until then what is known does not reach as far.
             Reach::Listing => {}
-            Reach::Unlisted => batch.listed = true,
             Reach::To(feed, version) => {
                 self.position.shows(feed.kind, *version);
                 self.position.reaches(feed, *version);
@@ -206,16 +209,18 @@ impl Compiler {
         }
     }
 
-    fn listed(&mut self, Listed { feed, version, generation }: &Listed, batch: &mut Batch) {
-        if !self.position.lists(feed, *version) {
+    fn listed(&mut self, Listed { feed, gone, version, generation }: Listed, batch: &mut Batch) {
+        batch.listed |= !gone.is_empty();
+        gone.into_iter().for_each(|key| self.remove(feed.kind, key, batch));
+        if !self.position.lists(&feed, version) {
             self.restored();
-            self.position.lists(feed, *version);
+            self.position.lists(&feed, version);
         }
-        self.relist.listed(feed, *generation);
-        if self.unlisted.remove(feed) {
+        self.relist.listed(&feed, generation);
+        if self.unlisted.remove(&*feed) {
             self.shared.set_unlisted(&self.unlisted);
         }
-        batch.edits.extend(access(feed, Access::Granted));
+        batch.edits.extend(access(&feed, Access::Granted));
     }
 
     /// The API server went back to an older state: a new epoch begins, in which everything has to be listed.

@@ -88,8 +88,6 @@ pub enum News {
 pub enum Reach {
     /// A list is on its way: not further than before.
     Listing,
-    /// An object was in no list: it was deleted by then.
-    Unlisted,
     /// Up to this `resourceVersion`.
     To(Arc<Feed>, u64),
 }
@@ -99,6 +97,8 @@ pub enum Reach {
 pub struct Listed {
     /// The feed.
     pub feed: Arc<Feed>,
+    /// What was known and is not in the list: all at once, so that a loss is seen as what it is.
+    pub gone: Vec<ObjectKey>,
     /// `resourceVersion` of the list; 0 where it is no number.
     pub version: u64,
     /// Of [`Watcher::relists`], when the list was begun.

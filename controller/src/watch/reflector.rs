@@ -240,7 +240,9 @@ impl<K: Watched> Reflector<K> {
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
                 None => {
-                    return Ok(self.listed(&listed, page.metadata.resource_version.unwrap_or_default(), generation)?);
+                    self.is_fresh = true;
+                    self.listed(&listed, page.metadata.resource_version.unwrap_or_default(), generation)?;
+                    return Err(Stop::Next);
                 }
             }
         }
@@ -349,7 +351,7 @@ impl<K: Watched> Reflector<K> {
         let key = trimmed.facts.key().clone();
         let is_news = match &reach {
             Reach::To(..) => self.known.put(&key, trimmed.resource_version),
-            Reach::Listing | Reach::Unlisted => {
+            Reach::Listing => {
                 self.known.listed(&key, trimmed.resource_version);
                 true
             }
@@ -391,14 +393,12 @@ impl<K: Watched> Reflector<K> {
 
     /// Everything was listed: what is known and was not listed is gone.
     fn listed(&mut self, listed: &BTreeSet<ObjectKey>, version: String, generation: u64) -> Feedback {
-        for key in self.known.retain(listed) {
-            self.send(News::Remove(K::KIND, key, Reach::Unlisted))?;
-        }
+        let gone = self.known.retain(listed);
         let number = version.parse().unwrap_or_default();
         self.anchor = None;
         self.version = Some(version);
         self.works();
-        self.send(News::Listed(Listed { feed: self.feed.clone(), version: number, generation }))
+        self.send(News::Listed(Listed { feed: self.feed.clone(), gone, version: number, generation }))
     }
 }
 

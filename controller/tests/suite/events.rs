@@ -40,8 +40,9 @@ fn an_ingress_is_told_what_is_wrong_and_when_it_works() {
         (&json!("Warning"), &json!("sluicegate.dev/ingress-controller"))
     );
     assert_eq!(notes(&cluster, "web", "Effective"), [""; 0], "it was there before the controller");
-    // A new spec, and its Service.
+    // Its Service, and then a new spec.
     cluster.api.create(&cluster.service("web", &[&pod]));
+    gateway.answers("events.test", "/", &pod);
     let rules = crate::api::documents(&cluster.host("web", "new.events.test", "web"))[0]["spec"]["rules"].clone();
     cluster.api.merge(&cluster.path("Ingress", "web"), &json!({"spec": {"rules": rules}}));
     gateway.answers("new.events.test", "/", &pod);

@@ -122,14 +122,18 @@ fn an_api_server_that_stops_starts_and_forgets() {
     server.launch();
     let early = cluster.starting_controller(json!({})).ready();
     assert_eq!(early.page("/table").json()["hosts"].as_object().unwrap().len(), 523, "all pages were read");
-    // A list in pages is followed by a watch, and not by the next list.
+    // A list in pages is followed by a watch, and not by the next list. (Just after its start the server may end one or two.)
     let lists = || early.metric("sluicegate_controller_lists_total{kind=\"Ingress\"}");
-    let before = lists();
-    cluster.api.create(&cluster.host("last", "last.faults.test", "web"));
-    eventually("it to be followed", || {
-        early.page("/table").json()["hosts"].as_object()?.contains_key("last.faults.test").then_some(())
+    let is_watched = (0..5).any(|number| {
+        let before = lists();
+        let host = format!("last-{number}.faults.test");
+        cluster.api.create(&cluster.host(&format!("last-{number}"), &host, "web"));
+        eventually("it to be followed", || {
+            early.page("/table").json()["hosts"].as_object()?.contains_key(&host).then_some(())
+        });
+        lists() == before
     });
-    assert_eq!(lists(), before);
+    assert!(is_watched, "it is listed again and again");
     assert!(early.metric("sluicegate_controller_watch_failures_total{kind=\"Ingress\"}") > Some(0.0));
     assert!(!early.diagnostics().iter().any(|diagnostic| diagnostic.contains("AccessDenied")));
     crate::audit::keep(&server.audit_log());

@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("a_restore_is_seen_by_a_controller_that_knows_nothing", a_restore_is_seen_by_a_controller_that_knows_nothing),
     ("a_list_that_lost_most_routes_is_looked_at_twice", a_list_that_lost_most_routes_is_looked_at_twice),
     ("a_real_loss_is_taken_in_the_end", a_real_loss_is_taken_in_the_end),
+    ("a_list_in_pages_is_watched", a_list_in_pages_is_watched),
 ];
 
 fn id(plural: &str, name: &str) -> Id {
@@ -200,4 +201,22 @@ fn a_real_loss_is_taken_in_the_end() {
     });
     gateway.answers("h23.test", "/", 404);
     assert!(!gateway.program.said().contains("routes are gone"));
+}
+
+/// Where lists are not streamed, one is followed by a watch, and not by the next list.
+fn a_list_in_pages_is_watched() {
+    let pod = Pod::start("pages");
+    let server = Scripted::start();
+    server.faults(|faults| (faults.pages_only, faults.page) = (true, 2));
+    server.edit(|store| fill(store, &pod));
+    let controller = controller(&server);
+    let gateway = Gateway::start(&[controller.publish], json!({})).ready();
+    let lists = || controller.metric("sluicegate_controller_lists_total{kind=\"Ingress\"}");
+    let before = lists();
+    for number in 0..5 {
+        let host = format!("p{number}.test");
+        put(&server, &host);
+        gateway.answers(&host, "/", &pod);
+    }
+    assert_eq!(lists(), before);
 }
