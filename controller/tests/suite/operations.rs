@@ -53,7 +53,8 @@ fn each_one_is_followed() {
     });
     let applied = documents(&cluster.host("shop", "e.test", "blue"))[0].to_string();
     call(Method::PATCH, &format!("{path}?fieldManager=test&force=true"), "application/apply-patch+yaml", &applied).ok();
-    gateway.answers("e.test", "/", 404);
+    // The tls entry is another manager's and stays, so the Ingress still has TLS.
+    gateway.answers("e.test", "/", 308);
     gateway.answers("e.test", "/.well-known/acme-challenge/x", &blue);
     call(Method::PATCH, &path, MERGE, &json!({"spec": {"tls": null}}).to_string()).ok();
     gateway.answers("e.test", "/", &blue);
