@@ -16,6 +16,9 @@ use crate::watch::Feed;
 /// How long a gateway that knows more waits for this controller's watches to bring it.
 const LATE: Duration = Duration::from_millis(300);
 
+/// How long a loss is let be before it is looked at again: what an API server has lost for a moment only it has again by then.
+const SETTLE: Duration = Duration::from_secs(2);
+
 /// Least time between two listings of everything: gateways must not keep the API server busy.
 const SPACING: Duration = Duration::from_secs(10);
 
@@ -75,7 +78,7 @@ impl Relist {
     /// A gateway doubts that a loss is real.
     pub fn doubt(&mut self, now: Instant) {
         self.doubted = true;
-        self.plan(now);
+        self.plan(now + SETTLE);
     }
 
     fn plan(&mut self, at: Instant) {
@@ -238,7 +241,9 @@ mod tests {
     fn listings_are_spaced_and_one_that_does_not_end_is_tried_again() {
         let (mut relist, mut position, generation) = controller();
         let now = Instant::now();
-        relist.doubt(now);
+        relist.doubt(now - SETTLE);
+        relist.look(&position, feeds, now - SETTLE);
+        assert_eq!(*generation.borrow(), 0, "a moment later");
         relist.look(&position, feeds, now);
         assert_eq!(*generation.borrow(), 1);
         assert_eq!(relist.end(&mut position, now + LIMIT), Some(Ended::Incomplete), "the others go on");
