@@ -177,7 +177,10 @@ impl Compiler {
                 }
             }
             News::Leads(leads) => {
-                self.ledger.lead(leads, &self.world);
+                self.ledger.lead(leads);
+                if self.stage == Stage::Publishing {
+                    self.ledger.tell_all(&self.world);
+                }
                 self.desk.lead(leads);
                 batch.all_statuses |= leads;
             }
@@ -254,6 +257,7 @@ impl Compiler {
                 Stage::Restoring => {
                     self.stage = Stage::Publishing;
                     self.publication.replace(self.world.snapshot());
+                    self.ledger.tell_all(&self.world);
                     self.look_at_all();
                 }
             }
@@ -301,8 +305,8 @@ impl Compiler {
             let keys: Vec<ObjectKey> = self.world.served().cloned().collect();
             for key in &keys {
                 self.ledger.published(key, 1, false, &self.world);
-                self.ledger.tell(key, &self.world);
             }
+            self.ledger.tell_all(&self.world);
             return self.look_at_all();
         }
         let changed = !outcome.delta.is_empty() && self.stage == Stage::Publishing;
@@ -328,9 +332,13 @@ impl Compiler {
             }
             self.shared.set_diagnostics(self.world.diagnostics());
             let ingresses = outcome.diagnosed.iter().filter(|object| object.kind == Kind::Ingress);
-            ingresses.for_each(|object| self.ledger.tell(&object.object_key(), &self.world));
+            if self.stage == Stage::Publishing {
+                ingresses.for_each(|object| self.ledger.tell(&object.object_key(), &self.world));
+            }
         }
-        self.ledger.look(&self.world);
+        if self.stage == Stage::Publishing {
+            self.ledger.look(&self.world);
+        }
         match batch.all_statuses {
             true => self.look_at_all(),
             false => ingresses.iter().for_each(|key| self.desk.look(key, &self.world)),

@@ -43,9 +43,8 @@ impl Ledger {
     }
 
     /// Whether this controller writes Events.
-    pub fn lead(&mut self, leads: bool, world: &World) {
+    pub fn lead(&mut self, leads: bool) {
         self.leads = leads;
-        self.tell_all(world);
     }
 
     /// An Ingress is there. True: in a generation that was not seen before, after it was seen in another one or not at all.
@@ -113,7 +112,9 @@ impl Ledger {
         }
     }
 
-    fn tell_all(&mut self, world: &World) {
+    /// Tells everything that is wrong. The world has to be complete: of one that is still being listed it would be told what is only
+    /// not there yet.
+    pub fn tell_all(&mut self, world: &World) {
         self.told = Instant::now();
         if self.leads {
             self.observed.keys().for_each(|ingress| self.tell(ingress, world));
