@@ -119,7 +119,7 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
         news: news.clone(),
         metrics: metrics.clone(),
         trouble: shared.trouble.clone(),
-        relists,
+        relists: relists.clone(),
         field_manager: settings.field_manager().into(),
     };
     for feed in feeds {
@@ -147,7 +147,7 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
     }
     let gateways = tokio::spawn(publish::serve(
         publish_listener,
-        publish::Sources { publication, news: news.clone(), metrics, trust, refusals_said: Arc::default() },
+        publish::Sources { publication, news: news.clone(), relists, metrics, trust, refusals_said: Arc::default() },
     ));
     let ending = until_end(&compiler).await;
     tracing::info!("ending");

@@ -17,7 +17,7 @@ use sluicegate_snapshot::{Edit, Kind, ObjectKey, Settings, World};
 use tokio::sync::watch;
 
 use crate::events::Ledger;
-use crate::publish::Publication;
+use crate::publish::{FIRST, Publication};
 use crate::shared::Shared;
 use crate::status::Desk;
 use crate::watch::{Feed, Listed, Needs, News, Reach};
@@ -256,13 +256,13 @@ impl Compiler {
                 Stage::Publishing => drop(self.publication.update(&delta, false)),
                 Stage::Restoring => {
                     self.stage = Stage::Publishing;
-                    self.publication.replace(self.world.snapshot());
-                    self.ledger.tell_all(&self.world);
+                    let sequence = self.publication.replace(self.world.snapshot());
+                    self.went_out(sequence);
                     self.look_at_all();
                 }
             }
             if ended == Ended::Complete {
-                self.publication.listed();
+                self.publication.listed(self.relist.generation());
             }
         }
         if self.stage != Stage::Starting {
@@ -302,11 +302,7 @@ impl Compiler {
             let diagnostics = self.world.diagnostics();
             diagnostics.iter().for_each(|diagnostic| tracing::warn!("{diagnostic}"));
             self.shared.set_diagnostics(diagnostics);
-            let keys: Vec<ObjectKey> = self.world.served().cloned().collect();
-            for key in &keys {
-                self.ledger.published(key, 1, false, &self.world);
-            }
-            self.ledger.tell_all(&self.world);
+            self.went_out(FIRST);
             return self.look_at_all();
         }
         let changed = !outcome.delta.is_empty() && self.stage == Stage::Publishing;
@@ -344,6 +340,13 @@ impl Compiler {
             false => ingresses.iter().for_each(|key| self.desk.look(key, &self.world)),
         }
         self.shared.set_foreign(self.desk.foreign());
+    }
+
+    /// Every Ingress of ours went out with this publication.
+    fn went_out(&mut self, sequence: u64) {
+        let keys: Vec<ObjectKey> = self.world.served().cloned().collect();
+        keys.iter().for_each(|key| self.ledger.published(key, sequence, false, &self.world));
+        self.ledger.tell_all(&self.world);
     }
 
     fn look_at_all(&mut self) {

@@ -52,6 +52,9 @@ struct Running {
     /// Feeds that have not listed since.
     waiting: BTreeSet<Feed>,
     until: Instant,
+    /// What was claimed before it began. What comes later is not answered by it: a feed may have been listed before.
+    claimed: Option<Version>,
+    doubted: bool,
 }
 
 impl Relist {
@@ -108,7 +111,8 @@ impl Relist {
 
     /// Begins a listing at once.
     pub fn begin(&mut self, feeds: BTreeSet<Feed>, now: Instant) {
-        self.running = Some(Running { waiting: feeds, until: now + LIMIT });
+        let (claimed, doubted) = (self.claimed.take(), std::mem::take(&mut self.doubted));
+        self.running = Some(Running { waiting: feeds, until: now + LIMIT, claimed, doubted });
         self.last = Some(now);
         self.generations.send_modify(|generation| *generation += 1);
     }
@@ -130,24 +134,26 @@ impl Relist {
     /// Whether a listing has just come to its end; then the position says what it found. Raises the epoch where gateways have seen
     /// what a list made since then does not reach.
     pub fn end(&mut self, position: &mut Position, now: Instant) -> Option<Ended> {
-        let running = self.running.as_ref()?;
-        if !running.waiting.is_empty() {
-            if now < running.until {
-                return None;
+        let Running { waiting, claimed, doubted, .. } =
+            self.running.take_if(|running| running.waiting.is_empty() || now >= running.until)?;
+        if waiting.is_empty() {
+            if let Some(claimed) = claimed {
+                judge(position, &claimed);
             }
-            // Nothing follows from an incomplete one.
-            let waiting: Vec<String> = running.waiting.iter().map(ToString::to_string).collect();
-            tracing::warn!("not listed within {} s: {}", LIMIT.as_secs(), waiting.join(", "));
-            self.running = None;
-            self.plan(now);
-            return Some(Ended::Incomplete);
+            return Some(Ended::Complete);
         }
-        self.running = None;
-        self.doubted = false;
-        if let Some(claimed) = self.claimed.take() {
-            judge(position, &claimed);
-        }
-        Some(Ended::Complete)
+        // Nothing follows from an incomplete one.
+        let waiting: Vec<String> = waiting.iter().map(ToString::to_string).collect();
+        tracing::warn!("not listed within {} s: {}", LIMIT.as_secs(), waiting.join(", "));
+        self.doubted |= doubted;
+        claimed.into_iter().for_each(|claimed| self.claim(claimed, now));
+        self.plan(now);
+        Some(Ended::Incomplete)
+    }
+
+    /// The number of the listing that began last.
+    pub fn generation(&self) -> u64 {
+        *self.generations.borrow()
     }
 }
 
@@ -235,6 +241,24 @@ mod tests {
             assert_eq!(position.epoch(), epoch, "{what}");
             assert_eq!(relist.wake(), None, "{what}");
         }
+    }
+
+    #[test]
+    fn what_is_asked_while_everything_is_listed_waits_for_the_next_listing() {
+        let (mut relist, mut position, generation) = controller();
+        let now = Instant::now();
+        relist.claim(have(0, 110), now);
+        relist.look(&position, feeds, now + LATE);
+        position.reaches(&feed(Kind::Ingress), 110);
+        // This one has seen an event that came after the list of Ingresses.
+        relist.listed(&feed(Kind::Ingress), 1);
+        relist.claim(have(0, 120), now + LATE);
+        relist.doubt(now + LATE);
+        relist.listed(&feed(Kind::Service), 1);
+        assert_eq!(relist.end(&mut position, now + LATE), Some(Ended::Complete));
+        assert_eq!(position.epoch(), 0, "that was no restore");
+        relist.look(&position, feeds, now + LATE + SPACING);
+        assert_eq!(*generation.borrow(), 2, "the doubt is looked into");
     }
 
     #[test]

@@ -29,13 +29,16 @@ pub struct Publication {
 struct Current {
     snapshot: Snapshot,
     journal: Journal,
-    /// How often everything was listed anew.
-    listings: u64,
+    /// The last listing of everything that came to its end.
+    listing: u64,
     /// How many changes were published.
     sequence: u64,
     /// The last of them by what they made, newest last: what a gateway acknowledges is found in it.
     digests: VecDeque<(u64, Digest)>,
 }
+
+/// Number of what is published first.
+pub const FIRST: u64 = 1;
 
 /// Most changes of which it is known what they made.
 const MAX_DIGESTS: usize = 4096;
@@ -105,7 +108,7 @@ impl Publication {
     /// Begins to publish.
     pub fn start(&self, snapshot: Snapshot) {
         let mut current =
-            Current { snapshot, journal: Journal::default(), listings: 0, sequence: 1, digests: VecDeque::new() };
+            Current { snapshot, journal: Journal::default(), listing: 0, sequence: FIRST, digests: VecDeque::new() };
         current.note();
         *self.lock() = Some(current);
         self.changes.send_modify(|count| *count += 1);
@@ -144,24 +147,23 @@ impl Publication {
     }
 
     /// Publishes another snapshot; costs O(both).
-    pub fn replace(&self, snapshot: &Snapshot) {
+    /// Returns the change's number.
+    pub fn replace(&self, snapshot: &Snapshot) -> u64 {
         let delta = self.lock().as_ref().map(|current| Delta::between(&current.snapshot, snapshot));
-        if let Some(delta) = delta {
-            self.update(&delta, true);
-        }
+        delta.map_or(0, |delta| self.update(&delta, true))
     }
 
-    /// Everything was listed anew.
-    pub fn listed(&self) {
+    /// Everything was listed anew, in this listing.
+    pub fn listed(&self, listing: u64) {
         if let Some(current) = &mut *self.lock() {
-            current.listings += 1;
+            current.listing = listing;
         }
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// How often everything was listed anew.
-    fn listings(&self) -> u64 {
-        self.lock().as_ref().map_or(0, |current| current.listings)
+    /// The last listing of everything that came to its end.
+    fn listing(&self) -> u64 {
+        self.lock().as_ref().map_or(0, |current| current.listing)
     }
 
     /// The version that is published; `None`: nothing is yet.

@@ -13,7 +13,7 @@ use sluicegate_process::frames::WINDOW;
 use sluicegate_snapshot::wire::PATH;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -36,6 +36,8 @@ pub struct Sources {
     pub publication: Arc<Publication>,
     /// To the compile thread.
     pub news: Sender<News>,
+    /// The number of the listing of everything that began last.
+    pub relists: watch::Receiver<u64>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Who may have it.

@@ -13,6 +13,7 @@ use sluicegate_snapshot::wire::{
     Welcome,
 };
 use sluicegate_snapshot::{Delta, Snapshot, Version};
+use tokio::sync::watch;
 use tokio::time::{interval, sleep, timeout};
 
 use super::server::{Sources, Streams};
@@ -52,10 +53,10 @@ pub(super) async fn run(streams: Streams, sources: Sources) {
         refused: Vec::new(),
         sequence: 0,
     };
-    let Sources { publication, news, metrics, trust: _, refusals_said: _ } = sources;
+    let Sources { publication, news, relists, metrics, trust: _, refusals_said: _ } = sources;
     let entered = publication.enter(gateway);
     let gate = Gate::Unpublished { have: hello.have.clone(), lacks_keys: hello.lacks_keys };
-    let mut session = Session { send, publication, news, metrics, entered, gate };
+    let mut session = Session { send, publication, news, relists, metrics, entered, gate };
     let why = match session.serve(&hello, frames, is_known).await {
         Ok(()) => "it closed the stream".to_owned(),
         Err(why) => why,
@@ -67,6 +68,7 @@ struct Session {
     send: SendStream<Bytes>,
     publication: Arc<Publication>,
     news: Sender<News>,
+    relists: watch::Receiver<u64>,
     metrics: Arc<Metrics>,
     entered: Entered,
     gate: Gate,
@@ -82,9 +84,9 @@ enum Gate {
     Open(Cursor),
     /// Everything.
     Everything,
-    /// Everything, when it was listed more often than this; or, where that does not come about, when the gateway has waited for
+    /// Everything, when a listing later than this one has come to its end; or, where that does not come about, when the gateway has waited for
     /// so long that it takes what it holds back.
-    Doubt { listings: u64, since: Instant },
+    Doubt { listing: u64, since: Instant },
 }
 
 impl Session {
@@ -147,7 +149,7 @@ impl Session {
                     "a gateway holds back what lost most of its routes; everything is listed anew"
                 );
                 let _ = self.news.send(News::Doubted);
-                self.gate = Gate::Doubt { listings: self.publication.listings(), since: Instant::now() };
+                self.gate = Gate::Doubt { listing: *self.relists.borrow(), since: Instant::now() };
             }
             _ => {}
         }
@@ -196,7 +198,7 @@ impl Session {
         loop {
             match self.gate {
                 Gate::Unpublished { .. } | Gate::Ahead(_) => return Ok(()),
-                Gate::Doubt { listings, .. } if self.publication.listings() <= listings => return Ok(()),
+                Gate::Doubt { listing, .. } if self.publication.listing() <= listing => return Ok(()),
                 Gate::Doubt { .. } => self.send_everything(true).await?,
                 Gate::Everything => self.send_everything(false).await?,
                 Gate::Open(cursor) => match self.publication.next(cursor) {
