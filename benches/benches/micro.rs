@@ -26,7 +26,7 @@ struct Gateway {
 impl Gateway {
     fn new(hosts: usize) -> Gateway {
         let control = tokio::runtime::Handle::current();
-        let registry = Registry::new(Resolver::new(None, control.clone()), Prober::new(control));
+        let registry = Registry::new(Default::default(), Resolver::new(None, control.clone()), Prober::new(control));
         let (mut world, mut replica) = (World::new(Settings::default()), Replica::default());
         world.apply(self::world(hosts));
         let mut bind = GatewayBind::new(registry);

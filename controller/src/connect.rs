@@ -4,6 +4,8 @@
 //! connection whose other end vanished would be noticed only after minutes; and it tries refused requests again with waits of
 //! its own, which are longer than ours and hide the refusal from readiness and log.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,11 +29,19 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Questions without an answer after which it is taken for gone.
 const KEEP_ALIVE_TRIES: u32 = 3;
 
+/// The API server.
+pub struct Server {
+    /// How it is asked.
+    pub client: Client,
+    /// Where it is: addresses that no backend may have. Empty where its name did not resolve at the start.
+    pub addresses: BTreeSet<SocketAddr>,
+}
+
 /// Makes a client. Nothing is asked of the server yet.
 ///
 /// # Errors
 /// A sentence: the file cannot be read or used, or there is no configuration at all.
-pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, String> {
+pub async fn server(kubeconfig: Option<&Path>) -> Result<Server, String> {
     let config = match kubeconfig {
         Some(path) => {
             let wrong = |error: &dyn std::fmt::Display| format!("kubeconfig {}: {error}", path.display());
@@ -47,7 +57,25 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, String> {
     };
     let server = config.cluster_url.clone();
     tracing::info!(%server, "API server");
-    stack(&config).map_err(|error| format!("API server {server}: {error}"))
+    let client = stack(&config).map_err(|error| format!("API server {server}: {error}"))?;
+    Ok(Server { client, addresses: addresses(&config).await })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "once, before anything is served, and in the same way as the client does"
+)]
+async fn addresses(config: &Config) -> BTreeSet<SocketAddr> {
+    let server = &config.cluster_url;
+    let default_port = if server.scheme_str() == Some("http") { 80 } else { 443 };
+    let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
+    let found =
+        tokio::time::timeout(CONNECT_LIMIT, tokio::net::lookup_host((host, server.port_u16().unwrap_or(default_port))));
+    match found.await {
+        Ok(Ok(found)) => found.collect(),
+        // Then it cannot be reached either, and what its Service says comes with the first lists.
+        Ok(Err(_)) | Err(_) => BTreeSet::new(),
+    }
 }
 
 fn stack(config: &Config) -> Result<Client, BoxError> {

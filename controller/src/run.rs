@@ -68,7 +68,7 @@ pub fn run(settings: &Settings) -> ExitCode {
 }
 
 async fn serve(settings: &Settings) -> Result<(), StartError> {
-    let compile = settings.compile()?;
+    let mut compile = settings.compile()?;
     let addresses = settings.addresses()?;
     let feeds = settings.feeds();
     let publish_listener = bind("publish", settings.publish).await?;
@@ -77,8 +77,9 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
         Some(address) => Some(bind("metrics", address).await?),
         None => None,
     };
-    let client =
-        connect::client(settings.kubeconfig.as_deref()).await.map_err(|message| StartError(message, EXIT_USAGE))?;
+    let connect::Server { client, addresses: api_server } =
+        connect::server(settings.kubeconfig.as_deref()).await.map_err(|message| StartError(message, EXIT_USAGE))?;
+    compile.reach.api_server = api_server;
 
     let trust = Trust::start(settings, &client).map_err(|message| StartError(message, EXIT_USAGE))?;
     if trust.is_plain() && !settings.publish.ip().is_loopback() {

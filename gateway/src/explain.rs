@@ -44,7 +44,11 @@ pub fn explain(
     // Entered, never driven: nothing is resolved or probed for an explanation.
     let _guard = runtime.enter();
     let control = runtime.handle().clone();
-    let mut bind = GatewayBind::new(Registry::new(Resolver::new(settings.dns, control.clone()), Prober::new(control)));
+    let mut bind = GatewayBind::new(Registry::new(
+        Default::default(),
+        Resolver::new(settings.dns, control.clone()),
+        Prober::new(control),
+    ));
     let change = Replica::default().apply(&Delta::full(world.snapshot()));
     let table = Table::default().apply(&change, &mut bind);
     let explanation = answer(&table, settings, &question);

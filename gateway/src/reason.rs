@@ -76,6 +76,8 @@ reasons! {
     ServiceUnsupported = 503 "The Service cannot be proxied.",
     /// No endpoint is there.
     NoEndpoints = 503 "The Service has no ready endpoint.",
+    /// No endpoint has an address that may be connected to.
+    EndpointsRefused = 503 "The addresses of the backend are refused.",
     /// The name of an ExternalName Service does not resolve.
     NameUnresolved = 503 "The name of the backend does not resolve.",
     /// The backend's source is bad and no good form is known.

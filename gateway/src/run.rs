@@ -29,9 +29,9 @@ use crate::settings::{DefaultCertificate, Settings};
 use crate::shared::{Shared, Stage, State};
 use crate::table::{GatewayBind, Table};
 use crate::tls::{Acceptor, CertificateChoice, DefaultCertificateFiles, ServerCertificate, made_now};
-use crate::upstream::Registry;
 use crate::upstream::probe::Prober;
 use crate::upstream::resolve::Resolver;
+use crate::upstream::{Guard, Registry};
 use crate::{admin, cpus, stream};
 
 /// The engine logs an error for every failed request and handshake; the gateway counts and logs those itself.
@@ -112,7 +112,9 @@ fn start(mut settings: Settings) -> Result<Running, StartError> {
     }
 
     let control = spawn_runtime("control")?;
-    let registry = Registry::new(Resolver::new(shared.settings.dns, control.clone()), Prober::new(control));
+    let guard = if controllers.is_empty() { Guard::default() } else { Guard::in_cluster() };
+    let registry =
+        Registry::new(Arc::new(guard), Resolver::new(shared.settings.dns, control.clone()), Prober::new(control));
     let state_key = shared.settings.state_key.as_deref().map(StateKey::read).transpose();
     let state_key = state_key.map_err(|message| StartError(message, EXIT_USAGE))?;
     let state_file = match &shared.settings.state_dir {

@@ -92,8 +92,14 @@ reasons! {
     DuplicatePath = Warning,
     /// An endpoint address, port or list of endpoints cannot be used.
     EndpointInvalid = Error,
+    /// An endpoint's address may not be a backend in a cluster: the gateway's own pod or node, a metadata service, the API server.
+    EndpointRefused = Error,
     /// An EndpointSlice of addressType FQDN; its endpoints are not used.
     FqdnEndpoints = Error,
+    /// The operator does not allow the namespace to have the host (`hostPolicy: allowList`).
+    HostNotAllowed = Error,
+    /// The host belongs to another namespace, which claimed it first (`hostPolicy: perNamespace`).
+    HostOwned = Error,
     /// A host of the rules is covered by no certificate of an Ingress that has TLS; the default certificate is served there.
     HostWithoutCertificate = Warning,
     /// A rule or tls host is no DNS name; the entry is skipped.

@@ -78,7 +78,7 @@ impl fmt::Display for ObjectKey {
 
 /// A text that is no key, host pattern or backend reference; the message says what was expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyError(&'static str);
+pub struct KeyError(pub(crate) &'static str);
 
 impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

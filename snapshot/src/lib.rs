@@ -13,6 +13,7 @@ pub mod compile;
 pub mod diagnostic;
 pub mod facts;
 pub mod host;
+pub mod host_policy;
 pub mod key;
 pub mod model;
 pub mod path;

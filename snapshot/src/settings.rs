@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::host_policy::{AllowedHosts, HostPolicy};
 use crate::key::{BackendKey, ObjectKey};
-use crate::model::{Policy, SetBy, Sources};
+use crate::model::{Policy, Reach, SetBy, Sources};
 
 /// Where the objects come from, which decides what they may do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,9 +17,13 @@ pub enum Mode {
     /// controller; endpoints may be loopback or come from a Service annotation.
     #[default]
     Standalone,
-    /// An API server with many authors: the class chain always holds, and rights are not widened by references.
+    /// An API server with many authors: the class chain always holds, rights are not widened by references, and backends may
+    /// not have every address ([`Settings::reach`]).
     Cluster,
 }
+
+/// The usual [`Settings::cluster_domain`].
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// The controller name that an IngressClass of ours has in `spec.controller`.
 pub const CONTROLLER_NAME: &str = "sluicegate.dev/ingress-controller";
@@ -50,6 +55,12 @@ pub struct Settings {
     pub default_certificate: Option<ObjectKey>,
     /// Where requests go that nothing else takes.
     pub default_backend: Option<BackendKey>,
+    /// Whose a host is.
+    pub host_policy: HostPolicy,
+    /// The domain below which the cluster's DNS has Services and pods.
+    pub cluster_domain: Arc<str>,
+    /// Which addresses backends may have in a cluster; to its `api_server` comes what Service `default/kubernetes` says.
+    pub reach: Reach,
     /// Secrets and ConfigMaps of a namespace are unknown until [`crate::Edit::Access`] says otherwise: watches of them are
     /// allowed by namespace. Without it what is not there does not exist.
     pub guarded: bool,
@@ -67,6 +78,9 @@ impl Default for Settings {
             config_map: None,
             default_certificate: None,
             default_backend: None,
+            host_policy: HostPolicy::default(),
+            cluster_domain: Arc::from(CLUSTER_DOMAIN),
+            reach: Reach::default(),
             guarded: false,
             defaults: ClassSettings::default(),
         }

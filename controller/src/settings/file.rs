@@ -1,11 +1,26 @@
 //! The configuration file (`--config`): YAML, every key optional. `conf/sluicegate-controller.yaml` shows each with its default.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sluicegate_process::settings::SettingsFile;
 use sluicegate_process::{LogSettings, SettingsError};
+use sluicegate_snapshot::model::Allowed;
+use sluicegate_snapshot::settings::CLUSTER_DOMAIN;
+
+/// Names of the host policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HostPolicyName {
+    /// For each path the oldest Ingress decides, whatever its namespace.
+    Shared,
+    /// A host belongs to the namespace that claimed it first.
+    PerNamespace,
+    /// A host belongs to the namespaces that `allowedHosts` lists with it.
+    AllowList,
+}
 
 /// Every key of the file, with its default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +79,16 @@ pub struct Settings {
     pub default_certificate: Option<String>,
     /// NAMESPACE/SERVICE:PORT for requests that nothing else takes.
     pub default_backend: Option<String>,
+    /// Whose a host is; absent: `perNamespace`, or `shared` where classes of ingress-nginx are taken over.
+    pub host_policy: Option<HostPolicyName>,
+    /// Hosts that namespaces may have, with `allowList`.
+    pub allowed_hosts: BTreeMap<String, Vec<String>>,
+    /// Guarded addresses that backends may have: `loopback`, `linkLocal`, `metadata`, `apiServer`, `otherNamespaces`, or ranges.
+    pub allow_backends: Vec<Allowed>,
+    /// Domain of the cluster's DNS.
+    pub cluster_domain: String,
+    /// Ranges that backends may not have, besides those that are guarded.
+    pub refuse_backends: Vec<String>,
     /// Redirect plain HTTP to https on hosts with TLS.
     pub ssl_redirect: bool,
     /// Answer 400 to paths with `%2F` or `%5C`.
@@ -101,6 +126,11 @@ impl Default for Settings {
             configmap: None,
             default_certificate: None,
             default_backend: None,
+            host_policy: None,
+            allowed_hosts: BTreeMap::new(),
+            allow_backends: Vec::new(),
+            cluster_domain: CLUSTER_DOMAIN.to_owned(),
+            refuse_backends: Vec::new(),
             ssl_redirect: true,
             reject_encoded_slashes: false,
             log: LogSettings::default(),
@@ -164,6 +194,12 @@ mod tests {
             ("publishNames: [a b]", "publishNames `a b`"),
             ("gatewayAccounts: [a/b]", "gatewayAccounts `a/b`"),
             ("tokenAudience: ''", "tokenAudience"),
+            ("hostPolicy: mine", "hostPolicy"),
+            ("hostPolicy: allowList", "allowedHosts"),
+            ("allowedHosts: {a: [a.test]}", "hostPolicy"),
+            ("{hostPolicy: allowList, allowedHosts: {a: [\"a b\"]}}", "allowedHosts `a b`"),
+            ("allowBackends: [localhost]", "expected loopback"),
+            ("refuseBackends: [10.0.0.0/40]", "refuseBackends `10.0.0.0/40`"),
         ] {
             let error = parse::<Settings>(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");

@@ -8,11 +8,13 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-pub use file::Settings;
+pub use file::{HostPolicyName, Settings};
 use sluicegate_process::SettingsError;
 use sluicegate_snapshot::compile::PublishAddress;
 use sluicegate_snapshot::key::is_object_name;
-use sluicegate_snapshot::settings::ClassSettings;
+use sluicegate_snapshot::model::Reach;
+use sluicegate_snapshot::model::reach::parse_range;
+use sluicegate_snapshot::settings::{AllowedHosts, ClassSettings, HostPolicy};
 use sluicegate_snapshot::{BackendKey, Kind, Mode, ObjectKey};
 pub use trust::Trusts;
 
@@ -33,6 +35,9 @@ impl Settings {
             config_map: object("configmap", self.configmap.as_deref())?,
             default_certificate: object("defaultCertificate", self.default_certificate.as_deref())?,
             default_backend: parsed::<BackendKey>("defaultBackend", self.default_backend.as_deref())?,
+            host_policy: self.host_policy()?,
+            cluster_domain: self.cluster_domain.as_str().into(),
+            reach: self.reach()?,
             guarded: !self.watch_secrets_everywhere,
             defaults: ClassSettings {
                 ssl_redirect: self.ssl_redirect,
@@ -40,6 +45,34 @@ impl Settings {
                 ..ClassSettings::default()
             },
         })
+    }
+
+    /// Whose a host is.
+    fn host_policy(&self) -> Result<HostPolicy, SettingsError> {
+        if (self.host_policy == Some(HostPolicyName::AllowList)) == self.allowed_hosts.is_empty() {
+            return Err(SettingsError("hostPolicy: allowList and allowedHosts belong together".to_owned()));
+        }
+        let lists = self.allowed_hosts.iter().map(|(namespace, hosts)| (namespace.as_str(), hosts.as_slice()));
+        Ok(match self.host_policy {
+            None => HostPolicy::usual(Mode::Cluster, self.controller_names.iter().map(String::as_str)),
+            Some(HostPolicyName::Shared) => HostPolicy::Shared,
+            Some(HostPolicyName::PerNamespace) => HostPolicy::PerNamespace,
+            Some(HostPolicyName::AllowList) => HostPolicy::AllowList(
+                AllowedHosts::parse(lists)
+                    .map_err(|(text, error)| SettingsError(format!("allowedHosts `{text}`: {error}")))?,
+            ),
+        })
+    }
+
+    /// Which addresses backends may have; the API server's are added at the start.
+    fn reach(&self) -> Result<Reach, SettingsError> {
+        let range = |text: &String| {
+            let wrong =
+                || SettingsError(format!("refuseBackends `{text}`: expected a range like 10.1.0.0/16, or an address"));
+            parse_range(text).ok_or_else(wrong)
+        };
+        let refused = self.refuse_backends.iter().map(range).collect::<Result<_, _>>()?;
+        Ok(Reach { allowed: self.allow_backends.clone(), refused, ..Reach::default() })
     }
 
     /// Where the addresses of statuses come from.

@@ -8,6 +8,8 @@
 #[path = "../../../gateway/tests/suite/client.rs"]
 #[allow(dead_code, reason = "shared with the gateway's tests, which use more of it")]
 mod client;
+#[path = "../../../gateway/tests/suite/dns.rs"]
+mod dns;
 #[path = "../../../gateway/tests/suite/pki.rs"]
 #[allow(dead_code, reason = "shared with the gateway's tests, which use more of it")]
 mod pki;
@@ -22,6 +24,7 @@ mod routing_rows;
 mod spec;
 
 mod api;
+mod attacks;
 mod audit;
 mod bad_input;
 mod bed;
@@ -53,7 +56,8 @@ type Test = (&'static str, fn());
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let groups: [(&str, &[Test]); 16] = [
+    let groups: [(&str, &[Test]); 17] = [
+        ("attacks", attacks::TESTS),
         ("bad_input", bad_input::TESTS),
         ("conformance", conformance::TESTS),
         ("delivery", delivery::TESTS),

@@ -83,7 +83,10 @@ fn every_row_through_the_api_server() {
 
 fn config(spec: &SpecFile) -> Value {
     let settings = spec.settings();
+    let (host_policy, allowed_hosts) = spec.host_settings();
     json!({
+        "hostPolicy": host_policy,
+        "allowedHosts": allowed_hosts,
         "ingressClass": settings.ingress_class,
         "controllerNames": settings.controller_names,
         "watchWithoutClass": settings.watch_without_class,

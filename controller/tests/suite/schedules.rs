@@ -323,7 +323,8 @@ impl Schedule {
     /// The digest of what is there.
     fn expected(&self) -> String {
         let settings = sluicegate_controller::settings::Settings { watch_without_class: true, ..Default::default() };
-        let settings = Settings { guarded: false, ..settings.compile().unwrap() };
+        let mut settings = Settings { guarded: false, ..settings.compile().unwrap() };
+        settings.reach.api_server.insert(self.server.address());
         let mut world = World::new(settings);
         let typed = |mut value: Value| {
             let spec = &value["spec"];

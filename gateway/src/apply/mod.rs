@@ -64,6 +64,7 @@ impl Applier {
                 file.start_from(&replica);
                 self.awaited_keys = replica.awaited_keys();
                 self.replica = replica;
+                self.bind.registry.guard().obey(&self.replica.snapshot().globals);
                 let table = self.table.load().apply(&change, &mut self.bind);
                 self.swap(table);
                 tracing::info!(version = %self.replica.snapshot().version, "last good snapshot is in force");
@@ -95,6 +96,9 @@ impl Applier {
     /// Takes a delta over.
     pub fn put_in_force(&mut self, delta: &Delta) {
         let change = self.replica.apply(delta);
+        if let Some(globals) = &delta.globals {
+            self.bind.registry.guard().obey(globals);
+        }
         delta.certificates.keys().for_each(|secret| drop(self.refused.remove(secret)));
         let table = self.table.load().apply(&change, &mut self.bind);
         self.swap(table);

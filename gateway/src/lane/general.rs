@@ -148,11 +148,14 @@ impl Gateway {
                 endpoints = backend.all_endpoints();
             }
             if endpoints.is_empty() {
-                return Err(Reason::NameUnresolved);
+                let refused = backend.names.iter().any(|name| name.is_refused());
+                return Err(if refused { Reason::EndpointsRefused } else { Reason::NameUnresolved });
             }
             pick::round_robin(&endpoints, cursor, &ctx.tried, now).cloned()
         };
         match picked {
+            // Judged before, by the controller or with the name's answer: what the guard says may have changed since.
+            Some(endpoint) if backend.guard.judge(endpoint.address).is_err() => Err(Reason::EndpointsRefused),
             Some(endpoint) => Ok(endpoint),
             None if ctx.tried.is_empty() => Err(Reason::NoEndpoints),
             None => Err(Reason::ConnectFailed),

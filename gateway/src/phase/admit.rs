@@ -100,6 +100,7 @@ pub const fn unavailable(why: Unavailable) -> Reason {
         Unavailable::ServiceNotFound => Reason::ServiceNotFound,
         Unavailable::PortNotFound => Reason::PortNotFound,
         Unavailable::NoEndpoints => Reason::NoEndpoints,
+        Unavailable::EndpointsRefused => Reason::EndpointsRefused,
         Unavailable::ServiceUnsupported => Reason::ServiceUnsupported,
         Unavailable::Unknown => Reason::BackendInvalid,
     }

@@ -9,7 +9,8 @@ pub use file::{AccessLogSettings, Settings, TimeoutSettings};
 pub use sluicegate_process::settings::{SettingsFile, read};
 pub use sluicegate_process::{LogFormat, LogSettings, SettingsError};
 
-use sluicegate_snapshot::settings::ClassSettings;
+use sluicegate_snapshot::model::Reach;
+use sluicegate_snapshot::settings::{CLUSTER_DOMAIN, ClassSettings, HostPolicy};
 use sluicegate_snapshot::{BackendKey, Mode, ObjectKey};
 
 use crate::stream::{ControllerUrl, Credentials};
@@ -122,6 +123,9 @@ impl Settings {
                 _ => None,
             },
             default_backend,
+            host_policy: HostPolicy::usual(mode, self.controller_names.iter().map(String::as_str)),
+            cluster_domain: CLUSTER_DOMAIN.into(),
+            reach: Reach::default(),
             guarded: false,
             defaults: ClassSettings {
                 ssl_redirect: self.ssl_redirect,

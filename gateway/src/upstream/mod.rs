@@ -5,10 +5,12 @@
 //! removing the last route to an endpoint frees it.
 
 pub mod endpoint;
+pub mod guard;
 pub mod pick;
 pub mod probe;
 pub mod registry;
 pub mod resolve;
 
 pub use endpoint::{BackendState, EndpointState};
+pub use guard::Guard;
 pub use registry::{BoundBackend, Registry};

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::{BoundBackend, EndpointState};
+use super::{BoundBackend, EndpointState, Guard};
 
 /// Starts checks.
 #[derive(Clone)]
@@ -37,9 +37,9 @@ async fn keep_checking(backend: Weak<BoundBackend>, check: Arc<HealthCheck>) {
     loop {
         let Some(bound) = backend.upgrade() else { return };
         for endpoint in bound.all_endpoints() {
-            let (check, key) = (check.clone(), bound.key.clone());
+            let (check, key, guard) = (check.clone(), bound.key.clone(), bound.guard.clone());
             asks.spawn(async move {
-                let good = ask(&endpoint, &check).await;
+                let good = ask(&endpoint, &check, &guard).await;
                 if let Some(healthy) = endpoint.probed(good, check.healthy, check.unhealthy) {
                     tracing::info!(backend = %key, endpoint = %endpoint.address, healthy, "health changed");
                 }
@@ -53,7 +53,10 @@ async fn keep_checking(backend: Weak<BoundBackend>, check: Arc<HealthCheck>) {
     }
 }
 
-async fn ask(endpoint: &EndpointState, check: &HealthCheck) -> bool {
+async fn ask(endpoint: &EndpointState, check: &HealthCheck, guard: &Guard) -> bool {
+    if guard.judge(endpoint.address).is_err() {
+        return false;
+    }
     let limit = Duration::from_millis(check.timeout_ms.into());
     let answer = async {
         match &check.probe {

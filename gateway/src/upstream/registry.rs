@@ -10,7 +10,7 @@ use sluicegate_snapshot::model::{Backend, HealthCheck, NamedEndpoint, Unavailabl
 use tokio::task::AbortHandle;
 
 use super::resolve::{ResolvedName, Resolver};
-use super::{BackendState, EndpointState, probe};
+use super::{BackendState, EndpointState, Guard, probe};
 
 /// A backend of a table, with the state of its endpoints.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct BoundBackend {
     pub endpoints: Vec<Arc<EndpointState>>,
     /// Endpoints by name.
     pub names: Vec<Arc<ResolvedName>>,
+    /// Which of them may be connected to.
+    pub guard: Arc<Guard>,
     /// Separates this backend's upstream connections from those of others to the same address.
     pub pool_group: u64,
 }
@@ -51,24 +53,32 @@ pub struct Registry {
     checks: HashMap<BackendKey, (HealthCheck, AbortHandle)>,
     /// Seeded per process; a pool group never leaves it.
     hasher: RandomState,
+    guard: Arc<Guard>,
     resolver: Resolver,
     prober: probe::Prober,
     sweep_at: usize,
 }
 
 impl Registry {
-    /// An empty registry whose names are resolved, and whose endpoints are checked, by these.
-    pub fn new(resolver: Resolver, prober: probe::Prober) -> Self {
+    /// An empty registry whose names are resolved, and whose endpoints are checked, by these; `guard` says which may be
+    /// connected to.
+    pub fn new(guard: Arc<Guard>, resolver: Resolver, prober: probe::Prober) -> Self {
         Registry {
             backends: HashMap::new(),
             endpoints: HashMap::new(),
             names: HashMap::new(),
             checks: HashMap::new(),
             hasher: RandomState::new(),
+            guard,
             resolver,
             prober,
             sweep_at: 1024,
         }
+    }
+
+    /// Which endpoints may be connected to.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
     }
 
     /// Binds a backend to the state of its endpoints.
@@ -83,6 +93,7 @@ impl Registry {
                 state,
                 endpoints: Vec::new(),
                 names: Vec::new(),
+                guard: self.guard.clone(),
                 pool_group,
             });
         };
@@ -96,7 +107,9 @@ impl Registry {
             .iter()
             .map(|name| {
                 let resolver = &self.resolver;
-                revive(&mut self.names, (key.clone(), name.clone()), || resolver.follow(name.clone()))
+                revive(&mut self.names, (key.clone(), name.clone()), || {
+                    resolver.follow(name.clone(), self.guard.clone())
+                })
             })
             .collect();
         let bound = Arc::new(BoundBackend {
@@ -105,6 +118,7 @@ impl Registry {
             state,
             endpoints,
             names,
+            guard: self.guard.clone(),
             pool_group,
         });
         self.check(&bound, backend.health_check.as_ref());

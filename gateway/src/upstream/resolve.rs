@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use arc_swap::ArcSwap;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
@@ -14,7 +16,7 @@ use sluicegate_snapshot::model::NamedEndpoint;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::EndpointState;
+use super::{EndpointState, Guard};
 
 /// An answer is used at least and at most for this long, whatever its TTL says.
 const TTL_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
@@ -28,6 +30,9 @@ pub struct ResolvedName {
     /// Name and port.
     pub name: NamedEndpoint,
     endpoints: ArcSwap<Vec<Arc<EndpointState>>>,
+    guard: Arc<Guard>,
+    /// The last answer had addresses that are not connected to.
+    refused: AtomicBool,
     /// Becomes true with the first answer, good or bad.
     asked: watch::Sender<bool>,
 }
@@ -36,6 +41,11 @@ impl ResolvedName {
     /// Endpoints of the last good answer.
     pub fn endpoints(&self) -> Arc<Vec<Arc<EndpointState>>> {
         self.endpoints.load_full()
+    }
+
+    /// Whether addresses of the last answer are not connected to.
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Waits for the first answer.
@@ -50,6 +60,15 @@ impl ResolvedName {
         let mut new: Vec<SocketAddr> = addresses.iter().map(|ip| SocketAddr::new(*ip, self.name.port)).collect();
         new.sort();
         new.dedup();
+        let before = new.len();
+        let mut why = None;
+        new.retain(|address| {
+            self.guard.judge(*address).map_err(|unreachable| why = Some((*address, unreachable))).is_ok()
+        });
+        let was_refused = self.refused.swap(new.len() < before, Ordering::Relaxed);
+        if let Some((address, why)) = why.filter(|_| !was_refused) {
+            tracing::warn!(name = %self.name.name, %address, "name resolves to {why}; it is not connected to");
+        }
         let endpoints =
             new.into_iter().map(|address| old.get(&address).cloned().unwrap_or_else(|| EndpointState::new(address)));
         self.endpoints.store(Arc::new(endpoints.collect()));
@@ -98,8 +117,14 @@ impl Resolver {
     }
 
     /// Follows a name until nobody needs it any more.
-    pub fn follow(&self, name: NamedEndpoint) -> Arc<ResolvedName> {
-        let resolved = Arc::new(ResolvedName { endpoints: ArcSwap::default(), asked: watch::Sender::new(false), name });
+    pub fn follow(&self, name: NamedEndpoint, guard: Arc<Guard>) -> Arc<ResolvedName> {
+        let resolved = Arc::new(ResolvedName {
+            endpoints: ArcSwap::default(),
+            guard,
+            refused: AtomicBool::new(false),
+            asked: watch::Sender::new(false),
+            name,
+        });
         match &self.dns {
             Some(dns) => drop(self.control.spawn(keep_resolving(dns.clone(), Arc::downgrade(&resolved)))),
             None => drop(resolved.asked.send_replace(true)),

@@ -1,7 +1,7 @@
 //! Backends for tests: the echo server, and a scripted one that answers byte for byte.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
 /// Starts an echo backend on an address (port 0: any); its name is its address.
@@ -116,41 +116,6 @@ fn read_head(mut stream: TcpStream) -> Option<Incoming> {
             Ok(count) => bytes.extend_from_slice(&chunk[..count]),
         }
     }
-}
-
-/// A DNS server: `resolve` gives the address of a name, with a TTL of one second; A queries for other names fail.
-pub fn dns_server(resolve: impl Fn(&str) -> Option<[u8; 4]> + Send + 'static) -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = socket.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let mut query = [0; 512];
-        while let Ok((length, peer)) = socket.recv_from(&mut query) {
-            let (name, question_end) = question(&query[..length]);
-            let is_a = query[question_end - 4..question_end - 2] == [0, 1];
-            let answer = is_a.then(|| resolve(&name)).flatten();
-            let server_failure = if is_a && answer.is_none() { 2 } else { 0 };
-            let mut reply = query[..question_end].to_vec();
-            reply[2..4].copy_from_slice(&[0x81, 0x80 | server_failure]);
-            reply[6..12].copy_from_slice(&[0, u8::from(answer.is_some()), 0, 0, 0, 0]);
-            if let Some(ip) = answer {
-                reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
-                reply.extend(ip);
-            }
-            let _ = socket.send_to(&reply, peer);
-        }
-    });
-    address
-}
-
-/// The name that a DNS query asks for, and where its question ends.
-fn question(query: &[u8]) -> (String, usize) {
-    let (mut labels, mut place) = (Vec::new(), 12);
-    while query[place] != 0 {
-        let end = place + 1 + usize::from(query[place]);
-        labels.push(String::from_utf8_lossy(&query[place + 1..end]).to_ascii_lowercase());
-        place = end;
-    }
-    (labels.join("."), place + 5)
 }
 
 /// Manifests of a Service with these endpoints, and an Ingress that sends it everything.

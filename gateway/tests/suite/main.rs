@@ -4,6 +4,7 @@
 mod backends;
 mod cli;
 mod client;
+mod dns;
 mod docs;
 mod fidelity;
 mod harness;

@@ -1,14 +1,15 @@
 //! Backends that are slow, gone, or many: balancing, retries, health, names.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
-use crate::backends::{Refusing, Scripted, dns_server, echo, everything_to, ingress, service};
+use crate::backends::{Refusing, Scripted, echo, everything_to, ingress, service};
 use crate::client;
+use crate::dns::dns_server;
 use crate::harness::{Start, eventually};
 
 fn backends_of(gateway: &crate::harness::Gateway, requests: usize) -> BTreeMap<String, usize> {
@@ -130,7 +131,7 @@ fn active_checks_take_an_endpoint_out_and_back() {
 fn external_names_are_resolved_followed_and_kept_when_dns_fails() {
     let port = echo().port();
     let second = crate::backends::echo_on(SocketAddr::from(([127, 0, 0, 2], port)));
-    let answer = Arc::new(std::sync::Mutex::new(Some([127, 0, 0, 1])));
+    let answer = Arc::new(std::sync::Mutex::new(Some(IpAddr::from([127, 0, 0, 1]))));
     let shared = answer.clone();
     let dns = dns_server(move |_| *shared.lock().unwrap());
     let manifests = format!(
@@ -139,7 +140,7 @@ fn external_names_are_resolved_followed_and_kept_when_dns_fails() {
     );
     let gateway = Start::with(&manifests).set("dns", json!(dns)).ready();
     assert_eq!(gateway.get("a.test", "/").header("x-echo"), Some(format!("127.0.0.1:{port}").as_str()));
-    *answer.lock().unwrap() = Some([127, 0, 0, 2]);
+    *answer.lock().unwrap() = Some(IpAddr::from([127, 0, 0, 2]));
     eventually("the new address", || {
         (gateway.get("a.test", "/").header("x-echo")? == second.to_string()).then_some(())
     });

@@ -1,18 +1,19 @@
 //! One Service port: its endpoints.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::store::Store;
 use crate::diagnostic::DiagnosticReason;
 use crate::facts::{AnnotatedEndpoints, ServiceFacts, ServiceKind, ServicePortFacts};
 use crate::key::{BackendKey, ServicePort};
-use crate::model::{Backend, NamedEndpoint, Resource, Unavailable};
-use crate::settings::Mode;
+use crate::model::{Allowed, Backend, NamedEndpoint, Reach, Resource, Unavailable};
+use crate::settings::{Mode, Settings};
 
-/// Builds a backend from its Service and EndpointSlices.
-pub fn build(key: &BackendKey, store: &Store, mode: Mode) -> Resource<Backend> {
+/// Builds a backend from its Service and EndpointSlices. `reach`: which addresses it may have, where that is not every one.
+pub fn build(key: &BackendKey, store: &Store, settings: &Settings, reach: Option<&Reach>) -> Resource<Backend> {
+    let mode = settings.mode;
     let Some(service) = store.services.get(&key.service) else {
         return Resource::valid(Backend::unavailable(Unavailable::ServiceNotFound));
     };
@@ -20,6 +21,9 @@ pub fn build(key: &BackendKey, store: &Store, mode: Mode) -> Resource<Backend> {
         ServiceKind::BadExternalName => Backend::unavailable(Unavailable::ServiceUnsupported),
         ServiceKind::ExternalName(name) if mode == Mode::Cluster && is_localhost(name) => {
             Backend::unavailable(Unavailable::ServiceUnsupported)
+        }
+        ServiceKind::ExternalName(name) if leaves_namespace(name, &key.service.namespace, settings) => {
+            Backend::unavailable(Unavailable::EndpointsRefused)
         }
         ServiceKind::ExternalName(name) => external(name, service, &key.port),
         ServiceKind::Slices => match (find_port(service, &key.port), &service.annotated) {
@@ -37,7 +41,7 @@ pub fn build(key: &BackendKey, store: &Store, mode: Mode) -> Resource<Backend> {
                 return Resource::invalid(DiagnosticReason::EndpointInvalid);
             }
             (Ok(port), Some(Ok(annotated))) if mode == Mode::Standalone => from_annotation(annotated, &port.name),
-            (Ok(port), _) => from_slices(key, &port.name, store, mode),
+            (Ok(port), _) => from_slices(key, &port.name, store, reach),
         },
     };
     Resource::valid(Backend { health_check: service.health_check.clone(), ..backend })
@@ -88,14 +92,17 @@ fn from_annotation(annotated: &AnnotatedEndpoints, port_name: &str) -> Backend {
 }
 
 /// All slices of the Service; the slice's port of the same name gives the port number.
-fn from_slices(key: &BackendKey, port_name: &Arc<str>, store: &Store, mode: Mode) -> Backend {
+fn from_slices(key: &BackendKey, port_name: &Arc<str>, store: &Store, reach: Option<&Reach>) -> Backend {
     let mut ready = BTreeSet::new();
     let mut terminating = BTreeSet::new();
+    let mut refused = false;
     for slice in store.slices_of.of(&key.service).filter_map(|slice| store.slices.get(slice)) {
         for port in slice.ports.iter().filter(|port| port.name == *port_name) {
-            for endpoint in slice.endpoints.iter().filter(|endpoint| may_reach(endpoint.address, mode)) {
+            for endpoint in &slice.endpoints {
                 let address = SocketAddr::new(endpoint.address, port.port);
-                if endpoint.ready {
+                if reach.is_some_and(|reach| reach.judge(address).is_err()) {
+                    refused = true;
+                } else if endpoint.ready {
                     ready.insert(address);
                 } else if endpoint.serving_terminating {
                     terminating.insert(address);
@@ -105,20 +112,21 @@ fn from_slices(key: &BackendKey, port_name: &Arc<str>, store: &Store, mode: Mode
     }
     let endpoints = if ready.is_empty() { terminating } else { ready };
     if endpoints.is_empty() {
-        return Backend::unavailable(Unavailable::NoEndpoints);
+        let why = if refused { Unavailable::EndpointsRefused } else { Unavailable::NoEndpoints };
+        return Backend::unavailable(why);
     }
     Backend { endpoints: endpoints.into_iter().collect(), ..Backend::default() }
 }
 
-/// Whether an address may be an endpoint. In a cluster, loopback and link-local addresses are the gateway's own pod and
-/// its node, which nobody who writes an EndpointSlice is meant to reach (the API server refuses them as well).
-pub fn may_reach(address: IpAddr, mode: Mode) -> bool {
-    let address = address.to_canonical();
-    let link_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    mode == Mode::Standalone || !(address.is_loopback() || link_local)
+/// Whether a name is that of a Service or pod in another namespace, which an Ingress may not send requests to: the gateway may
+/// connect to more than the author of the Service.
+pub fn leaves_namespace(name: &str, namespace: &str, settings: &Settings) -> bool {
+    if settings.mode == Mode::Standalone || settings.reach.allowed.contains(&Allowed::OtherNamespaces) {
+        return false;
+    }
+    let in_domain = name.strip_suffix(&*settings.cluster_domain).and_then(|rest| rest.strip_suffix('.'));
+    let mut labels = in_domain.unwrap_or(name).rsplit('.');
+    matches!(labels.next(), Some("svc" | "pod")) && labels.next().is_some_and(|other| other != namespace)
 }
 
 /// RFC 6761, 6.3.

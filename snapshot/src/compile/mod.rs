@@ -13,6 +13,8 @@ mod class;
 mod content;
 mod host;
 mod mode;
+mod owner;
+mod reach;
 mod references;
 mod status;
 mod store;
@@ -26,13 +28,14 @@ pub use status::{IngressPoint, PortStatus, PublishAddress};
 
 use claims::{Claims, Reference};
 use class::{ClassRef, Classes};
+use owner::Title;
 use store::{Index, Store};
 
 use crate::diagnostic::Diagnostic;
 use crate::facts::{Object, Trimmed};
 use crate::key::{BackendKey, HostPattern, Kind, ObjectKey, ObjectRef, ServicePort};
-use crate::model::{Delta, Globals, PathType, Resource, Route, Snapshot, Target, Version};
-use crate::settings::Settings;
+use crate::model::{Delta, Globals, PathType, Reach, Resource, Route, Snapshot, Target, Version};
+use crate::settings::{HostPolicy, Settings};
 
 /// One change of the world.
 #[derive(Debug, Clone)]
@@ -60,6 +63,7 @@ pub struct Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Origin {
     Object(Kind, ObjectKey),
+    Reach(ObjectKey),
     Settings,
     Classes,
     CatchAlls,
@@ -74,6 +78,8 @@ enum Origin {
 struct Dirty {
     classes: bool,
     globals: bool,
+    reach: bool,
+    slices: BTreeSet<ObjectKey>,
     ingresses: BTreeSet<ObjectKey>,
     hosts: BTreeSet<HostPattern>,
     tls_hosts: BTreeSet<HostPattern>,
@@ -89,7 +95,11 @@ pub struct World {
     settings: Settings,
     store: Store,
     classes: Classes,
+    /// Which addresses backends may have; `None`: every one.
+    reach: Option<Arc<Reach>>,
     claims: BTreeMap<ObjectKey, Arc<Claims>>,
+    /// Wildcards that somebody claims, unless hosts are everybody's.
+    above: BTreeMap<HostPattern, owner::Above>,
     class_of: BTreeMap<ObjectKey, ClassRef>,
     by_class: Index<ClassRef, ObjectKey>,
     by_host: Index<HostPattern, ObjectKey>,
@@ -111,11 +121,14 @@ impl World {
     pub fn new(settings: Settings) -> Self {
         let store = Store { guarded: settings.guarded, ..Store::default() };
         let (classes, _) = Classes::build(&store, &settings);
+        let reach = reach::of(&settings, &store);
         let mut world = World {
             settings,
             store,
             classes,
+            reach,
             claims: BTreeMap::new(),
+            above: BTreeMap::new(),
             class_of: BTreeMap::new(),
             by_class: Index::default(),
             by_host: Index::default(),
@@ -224,11 +237,15 @@ impl World {
         };
         self.diagnose(Origin::Object(kind, key.clone()), diagnostics, diagnosed);
         let Some(change) = self.store.put(kind, &key, facts.as_ref()) else { return };
+        dirty.reach |= reach::tells_api_server(kind, &key);
         match kind {
             Kind::Ingress => drop(dirty.ingresses.insert(key)),
             Kind::IngressClass => dirty.classes = true,
             Kind::Service => self.mark_backends(&key, dirty),
-            Kind::EndpointSlice => change.services.iter().for_each(|service| self.mark_backends(service, dirty)),
+            Kind::EndpointSlice => {
+                change.services.iter().for_each(|service| self.mark_backends(service, dirty));
+                dirty.slices.insert(key);
+            }
             Kind::Secret => {
                 if !change.renewed {
                     self.mark_secret(&key, dirty);
@@ -267,12 +284,19 @@ impl World {
     fn recompute(&mut self, mut dirty: Dirty) -> Outcome {
         let mut delta = Delta::default();
         let mut diagnosed = BTreeSet::new();
+        if dirty.reach {
+            self.recompute_reach(&mut dirty);
+        }
+        for key in std::mem::take(&mut dirty.slices) {
+            self.judge_reach(&key, &mut diagnosed);
+        }
         if dirty.classes {
             self.recompute_classes(&mut dirty, &mut diagnosed);
         }
         for key in std::mem::take(&mut dirty.ingresses) {
             self.recompute_claims(&key, &mut dirty, &mut diagnosed);
         }
+        self.mark_owned(&mut dirty);
         self.recompute_resources(&mut dirty, &mut delta);
         for host in &dirty.hosts {
             self.recompute_host(host, &mut delta, &mut diagnosed);
@@ -422,7 +446,7 @@ impl World {
     fn recompute_resources(&mut self, dirty: &mut Dirty, delta: &mut Delta) {
         for key in &dirty.backends {
             let used = self.by_backend.contains(key) || self.settings.default_backend.as_ref() == Some(key);
-            let new = used.then(|| backend::build(key, &self.store, self.settings.mode));
+            let new = used.then(|| backend::build(key, &self.store, &self.settings, self.reach.as_deref()));
             let old = self.snapshot.backends.get(key);
             if old != new.as_ref() {
                 // Other endpoints are no news to those who name the backend.
@@ -458,14 +482,17 @@ impl World {
     }
 
     fn recompute_host(&mut self, host: &HostPattern, delta: &mut Delta, diagnosed: &mut BTreeSet<ObjectRef>) {
-        let claims = self.ranked(self.by_host.of(host));
-        let (new, diagnostics) = match claims.is_empty() {
+        let title = self.title(host);
+        let (claims, refused) = self.divide(&title, host, self.ranked(self.by_host.of(host)));
+        let (mut new, mut diagnostics) = match claims.is_empty() {
             true => (None, Vec::new()),
             false => {
-                let (built, diagnostics) = host::build(host, &claims);
+                let (mut built, diagnostics) = host::build(host, &claims);
+                built.owner = Self::owner(&title, host);
                 (Some(built), diagnostics)
             }
         };
+        diagnostics.extend(owner::refuse_rules(host, &title, &refused, new.as_mut()));
         self.diagnose(Origin::Host(host.clone()), diagnostics, diagnosed);
         if self.snapshot.hosts.get(host).map(|old| &**old) != new.as_ref() {
             delta.hosts.insert(host.clone(), new.map(Arc::new));
@@ -473,14 +500,16 @@ impl World {
     }
 
     fn recompute_tls_host(&mut self, host: &HostPattern, delta: &mut Delta, diagnosed: &mut BTreeSet<ObjectRef>) {
-        let claims = self.ranked(self.by_tls_host.of(host));
-        let (new, diagnostics) = match claims.is_empty() {
-            true => (None, Vec::new()),
+        let title = self.title(host);
+        let (claims, refused) = self.divide(&title, host, self.ranked(self.by_tls_host.of(host)));
+        let (new, mut diagnostics) = match claims.is_empty() {
+            true => (self.shield(&title, host), Vec::new()),
             false => {
                 let (built, diagnostics) = tls::build(host, &claims, &self.store, self.by_host.contains(host));
                 (Some(built), diagnostics)
             }
         };
+        diagnostics.extend(owner::refuse_certificates(host, &title, &refused));
         self.diagnose(Origin::TlsHost(host.clone()), diagnostics, diagnosed);
         if self.snapshot.tls_hosts.get(host).map(|old| &**old) != new.as_ref() {
             delta.tls_hosts.insert(host.clone(), new.map(Arc::new));
@@ -495,11 +524,17 @@ impl World {
     }
 
     fn recompute_globals(&mut self, diagnosed: &mut BTreeSet<ObjectRef>) -> Globals {
-        let catch_alls = self.ranked(self.catch_alls.iter());
+        // Of several the first has it anyway; a list has to have it.
+        let title = match self.settings.host_policy {
+            HostPolicy::AllowList(_) => Title::Listed,
+            HostPolicy::Shared | HostPolicy::PerNamespace => Title::Everybody,
+        };
+        let (catch_alls, refused) = self.divide(&title, &HostPattern::Any, self.ranked(self.catch_alls.iter()));
         let catch_all = catch_alls.first().and_then(|claims| claims.catch_all.clone());
         let losers = catch_alls.iter().skip(1);
         let conflict = |loser: &&Arc<Claims>| host::default_conflict(loser, catch_all.as_deref()?, "of all hosts");
-        let diagnostics = losers.filter_map(conflict).collect();
+        let refused = refused.iter().map(|claims| owner::refuse_catch_all(claims));
+        let diagnostics = losers.filter_map(conflict).chain(refused).collect();
         self.diagnose(Origin::CatchAlls, diagnostics, diagnosed);
         let policy = self.classes.global.policy();
         let default_backend = self.settings.default_backend.as_ref().map(|key| {
@@ -514,7 +549,13 @@ impl World {
                 policy: policy.clone(),
             })
         });
-        Globals { catch_all, default_backend, default_certificate: self.settings.default_certificate.clone(), policy }
+        Globals {
+            catch_all,
+            default_backend,
+            default_certificate: self.settings.default_certificate.clone(),
+            policy,
+            reach: self.reach.clone(),
+        }
     }
 
     /// Replaces the diagnostics of an origin, and notes the objects whose diagnostics change by it.

@@ -7,24 +7,11 @@ use crate::key::{Kind, ObjectRef};
 use crate::settings::Mode;
 
 impl World {
-    /// What an object may not say in this mode: endpoints by annotation are for files only (and have to be readable there),
-    /// and in a cluster nothing may lead to the gateway's own pod.
+    /// What an object may not say in this mode: endpoints by annotation are for files only (and have to be readable there).
+    /// Where endpoints may lead is judged in [`super::reach`].
     pub(super) fn judge_mode(&self, facts: &Facts) -> Vec<Diagnostic> {
         match facts {
             Facts::Service(service) => self.judge_service(service).into_iter().collect(),
-            Facts::Slice(slice) => {
-                let object = ObjectRef::new(Kind::EndpointSlice, &slice.key);
-                let refused =
-                    slice.endpoints.iter().filter(|endpoint| !backend::may_reach(endpoint.address, self.settings.mode));
-                let diagnostic = |endpoint: &crate::facts::EndpointFacts| {
-                    let message = format!(
-                        "{} is a loopback or link-local address, which is the gateway's own pod or node; the endpoint is not used",
-                        endpoint.address
-                    );
-                    Diagnostic::new(object.clone(), DiagnosticReason::EndpointInvalid, "endpoints", message)
-                };
-                refused.map(diagnostic).collect()
-            }
             _ => Vec::new(),
         }
     }
@@ -37,6 +24,12 @@ impl World {
         {
             let message = "names the gateway's own pod; requests are answered with 503";
             return Some(Diagnostic::new(object, DiagnosticReason::ServiceUnsupported, "spec.externalName", message));
+        }
+        if let ServiceKind::ExternalName(name) = &service.kind
+            && backend::leaves_namespace(name, &service.key.namespace, &self.settings)
+        {
+            let message = "names a Service or pod of another namespace; requests are answered with 503 (allowBackends: [otherNamespaces] would allow it)";
+            return Some(Diagnostic::new(object, DiagnosticReason::EndpointRefused, "spec.externalName", message));
         }
         let (reason, message) = match (self.settings.mode, service.annotated.as_ref()?) {
             (Mode::Cluster, _) => (

@@ -83,6 +83,12 @@ fn backend(key: &BackendKey, snapshot: &Snapshot) -> Option<(DiagnosticReason, S
                     "Service {service} has no ready endpoint for port {port}; requests are answered with 503 until it has"
                 ),
             ),
+            Unavailable::EndpointsRefused => (
+                DiagnosticReason::EndpointRefused,
+                format!(
+                    "no endpoint of Service {service} may be connected to (the Service or its EndpointSlices say why); requests are answered with 503"
+                ),
+            ),
             Unavailable::ServiceUnsupported | Unavailable::Unknown => (
                 DiagnosticReason::ServiceUnsupported,
                 format!(

@@ -1,9 +1,10 @@
 //! Facts of a Service.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::annotation::{ENDPOINTS, HEALTH_CHECK, parse_health_check};
@@ -58,6 +59,8 @@ pub struct ServiceFacts {
     pub annotated: Option<Result<AnnotatedEndpoints, Arc<str>>>,
     /// Annotation `sluicegate.dev/health-check`.
     pub health_check: Option<HealthCheck>,
+    /// `spec.clusterIPs` with `spec.ports`, of Service `default/kubernetes` alone: the API server.
+    pub api_server: BTreeSet<SocketAddr>,
 }
 
 /// Trims a Service.
@@ -103,7 +106,18 @@ pub fn facts(service: &Service) -> (ServiceFacts, Vec<Diagnostic>) {
         Some(Ok(check)) => Some(check),
         None => None,
     };
-    (ServiceFacts { key, kind, ports, annotated, health_check }, diagnostics)
+    let api_server = match (&*key.namespace, &*key.name) {
+        ("default", "kubernetes") => cluster_addresses(&spec),
+        _ => BTreeSet::new(),
+    };
+    (ServiceFacts { key, kind, ports, annotated, health_check, api_server }, diagnostics)
+}
+
+fn cluster_addresses(spec: &ServiceSpec) -> BTreeSet<SocketAddr> {
+    let ips: BTreeSet<IpAddr> =
+        spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).filter_map(|text| text.parse().ok()).collect();
+    let ports = || spec.ports.iter().flatten().filter_map(|port| u16::try_from(port.port).ok());
+    ips.iter().flat_map(|ip| ports().map(|port| SocketAddr::new(*ip, port))).collect()
 }
 
 fn external_name(name: &str, object: &ObjectRef, diagnostics: &mut Vec<Diagnostic>) -> ServiceKind {

@@ -14,6 +14,8 @@ pub enum Unavailable {
     PortNotFound,
     /// No endpoint is ready, and none serves while terminating.
     NoEndpoints,
+    /// There are endpoints, and none may be connected to ([`super::Reach`]).
+    EndpointsRefused,
     /// A Service that cannot be proxied.
     ServiceUnsupported,
     /// An arm of a newer version: fails closed.

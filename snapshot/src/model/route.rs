@@ -170,4 +170,7 @@ pub struct VirtualHost {
     /// What happens to requests that no route of the host takes: as for the routes of the host's first Ingress.
     #[serde(default)]
     pub policy: Policy,
+    /// The namespace that owns the host, where hosts are owned: a catch-all of another one gets nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Arc<str>>,
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::partial::{self, Partial, PartialDelta};
-use super::{Backend, Certificate, Digest, Policy, Route, StaticContent, TlsHost, Version, VirtualHost};
+use super::{Backend, Certificate, Digest, Policy, Reach, Route, StaticContent, TlsHost, Version, VirtualHost};
 use crate::diagnostic::DiagnosticReason;
 use crate::key::{BackendKey, HostPattern, ObjectKey};
 
@@ -63,6 +63,10 @@ pub struct Globals {
     /// What happens to requests of hosts that no rule names.
     #[serde(default)]
     pub policy: Policy,
+    /// Which addresses backends may have, in a cluster. Absent: any (files), or what a cluster guards by default (a
+    /// controller that does not know of it).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reach: Option<Arc<Reach>>,
 }
 
 /// Everything a gateway needs. Equal worlds, settings and mode give byte-equal snapshots.

@@ -132,6 +132,12 @@ impl<B: Bind> Clone for RouteTable<B> {
     }
 }
 
+/// Whether the catch-all Ingress may take what nothing of a host takes.
+fn may_take(catch_all: &Route, host: Option<&Arc<HostEntry>>) -> bool {
+    let Some(owner) = host.and_then(|host| host.source.owner.as_ref()) else { return true };
+    catch_all.ingress.as_ref().is_some_and(|ingress| ingress.namespace == *owner)
+}
+
 impl<B: Bind> RouteTable<B> {
     /// The table after a change. Costs O(the change) and the copying of the shards it falls into.
     pub fn apply(&self, change: &Change, bind: &mut B) -> RouteTable<B> {
@@ -182,7 +188,7 @@ impl<B: Bind> RouteTable<B> {
         let entry = self.host(host);
         entry
             .and_then(|entry| entry.paths.find(path).or(entry.source.default.as_ref()))
-            .or(self.globals.catch_all.as_ref())
+            .or_else(|| self.globals.catch_all.as_ref().filter(|route| may_take(route, entry)))
             .or(self.globals.default_backend.as_ref())
     }
 

@@ -1,6 +1,7 @@
 //! Properties of compile and apply: incremental equals full, order does not matter, the table reads the rules as a
 //! linear reading does, nothing panics.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -8,8 +9,9 @@ use serde_json::{Value, json};
 use sluicegate_snapshot::compile::Access;
 use sluicegate_snapshot::model::Certificate;
 use sluicegate_snapshot::replica::Replica;
+use sluicegate_snapshot::settings::{AllowedHosts, HostPolicy};
 use sluicegate_snapshot::table::{RouteTable, ServerName, Unbound};
-use sluicegate_snapshot::{Delta, Edit, Kind, Mode, ObjectKey, Settings, World};
+use sluicegate_snapshot::{Delta, Edit, HostPattern, Kind, Mode, ObjectKey, Settings, World};
 
 use crate::{naive, objects};
 
@@ -96,18 +98,18 @@ fn without_nulls(pairs: [(&str, Option<String>); 2]) -> Value {
 }
 
 fn slice() -> impl Strategy<Value = Value> {
-    let endpoint = (1..4u8, prop::option::of(any::<bool>()), any::<bool>()).prop_map(|(last, ready, terminating)| {
-        json!({"addresses": [format!("10.0.0.{last}")], "conditions": {"ready": ready, "serving": true, "terminating": terminating}})
+    let network = prop_oneof![9 => Just("10.0.0"), 1 => Just("127.0.0")];
+    let endpoint = (network, 1..4u8, prop::option::of(any::<bool>()), any::<bool>()).prop_map(|(network, last, ready, terminating)| {
+        json!({"addresses": [format!("{network}.{last}")], "conditions": {"ready": ready, "serving": true, "terminating": terminating}})
     });
     (
-        pick(&["s1", "s2", "s3"]),
-        pick(&["n1", "n2"]),
+        prop_oneof![4 => (pick(&["s1", "s2", "s3"]), pick(&["n1", "n2"])), 1 => Just(("kubernetes".to_owned(), "default".to_owned()))],
         pick(SERVICES),
         pick(&["IPv4", "IPv6", "FQDN"]),
         prop::collection::vec(endpoint, 0..3),
         pick(&["http", ""]),
     )
-        .prop_map(|(name, namespace, service, kind, endpoints, port)| {
+        .prop_map(|((name, namespace), service, kind, endpoints, port)| {
             json!({
                 "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": kind,
                 "metadata": {"name": name, "namespace": namespace, "labels": {"kubernetes.io/service-name": service}},
@@ -182,11 +184,25 @@ pub fn edits() -> impl Strategy<Value = Vec<Edit>> {
     prop::collection::vec(prop_oneof![9 => object, 1 => access()], 1..25)
 }
 
+fn host_policy() -> impl Strategy<Value = HostPolicy> {
+    let list = |namespace, hosts: &'static [&'static str]| {
+        prop::sample::subsequence(hosts, 0..=hosts.len())
+            .prop_map(move |hosts| (namespace, hosts.into_iter().map(str::to_owned).collect::<Vec<_>>()))
+    };
+    let lists = (list("n1", &["*", "a.test", "*.test"]), list("n2", &["*", "b.a.test", "*.a.test"]));
+    let lists = lists.prop_map(|(one, two)| {
+        let lists = [&one, &two].map(|(namespace, hosts)| (*namespace, hosts.as_slice()));
+        HostPolicy::AllowList(AllowedHosts::parse(lists).unwrap())
+    });
+    prop_oneof![2 => Just(HostPolicy::Shared), 3 => Just(HostPolicy::PerNamespace), 2 => lists]
+}
+
 fn settings() -> impl Strategy<Value = Settings> {
     let class = prop::option::of(Just(Arc::from("ours")));
-    (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), class).prop_map(
-        |(cluster, configured, classless, guarded, class)| Settings {
+    (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), class, host_policy()).prop_map(
+        |(cluster, configured, classless, guarded, class, host_policy)| Settings {
             guarded,
+            host_policy,
             mode: if cluster { Mode::Cluster } else { Mode::Standalone },
             ingress_class: class,
             watch_without_class: classless,
@@ -251,6 +267,36 @@ proptest! {
             }
             for key in world.snapshot().backends.keys() {
                 prop_assert_eq!(table.backend(key), built.backend(key), "{}", key);
+            }
+        }
+    }
+
+    /// Where hosts are owned, no namespace gets anything of another one's: not a path, not a default backend, not a certificate.
+    #[test]
+    fn an_owned_host_is_of_one_namespace(settings in settings(), script in edits()) {
+        let mut world = World::new(Settings { host_policy: HostPolicy::PerNamespace, ..settings });
+        world.apply(script);
+        let change = Replica::default().apply(&Delta::full(world.snapshot()));
+        let table = RouteTable::<Unbound>::default().apply(&change, &mut Unbound);
+        for (pattern, host) in &world.snapshot().hosts {
+            let routes = host.routes.iter().chain(&host.default);
+            let namespaces: BTreeSet<_> = routes.filter_map(|route| Some(route.ingress.as_ref()?.namespace.clone())).collect();
+            prop_assert!(namespaces.len() <= 1, "{}: {:?}", pattern, namespaces);
+            let Some(owner) = &host.owner else { continue };
+            prop_assert!(namespaces.iter().all(|namespace| namespace == owner));
+            let name = pattern.to_string().replace('*', "some");
+            if table.host(&name).is_none_or(|entry| entry.source != *host) {
+                continue;
+            }
+            for path in ["/", "/x", "/none"] {
+                let route = table.route(&name, path).and_then(|route| route.ingress.as_ref());
+                prop_assert!(route.is_none_or(|ingress| ingress.namespace == *owner), "{}{}", name, path);
+            }
+            let tls = world.snapshot().tls_hosts.get(&name.parse::<HostPattern>().unwrap()).or_else(|| {
+                world.snapshot().tls_hosts.get(&HostPattern::parse(&format!("*.{}", name.split_once('.')?.1)).ok()?)
+            });
+            for secret in tls.iter().flat_map(|tls| &tls.certificates) {
+                prop_assert_eq!(&secret.namespace, owner, "{}", name);
             }
         }
     }

@@ -1,11 +1,12 @@
 //! The routing spec's files: manifests, settings, and rows `request -> outcome`. Shared with the gateway's tests, which
 //! run the same rows through the phases and over sockets.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
-use sluicegate_snapshot::settings::ClassSettings;
+use sluicegate_snapshot::settings::{AllowedHosts, ClassSettings, HostPolicy};
 use sluicegate_snapshot::{Mode, Object, Settings};
 
 /// One file.
@@ -39,6 +40,9 @@ pub struct SpecSettings {
     config_map: Option<String>,
     reject_encoded_slashes: bool,
     ssl_redirect: Option<bool>,
+    /// `perNamespace` or `allowList`; absent: shared.
+    host_policy: Option<String>,
+    allowed_hosts: BTreeMap<String, Vec<String>>,
 }
 
 /// A row.
@@ -113,6 +117,7 @@ impl SpecFile {
             watch_without_class: from.watch_without_class,
             config_map: from.config_map.as_ref().map(|text| text.parse().unwrap()),
             default_backend: from.default_backend.as_ref().map(|text| text.parse().unwrap()),
+            host_policy: self.host_policy(),
             defaults: ClassSettings {
                 ssl_redirect: from.ssl_redirect.unwrap_or(true),
                 reject_encoded_slashes: from.reject_encoded_slashes,
@@ -120,6 +125,21 @@ impl SpecFile {
             },
             ..Settings::default()
         }
+    }
+
+    fn host_policy(&self) -> HostPolicy {
+        let lists = self.settings.allowed_hosts.iter().map(|(namespace, hosts)| (namespace.as_str(), hosts.as_slice()));
+        match self.settings.host_policy.as_deref() {
+            None => HostPolicy::Shared,
+            Some("perNamespace") => HostPolicy::PerNamespace,
+            Some("allowList") => HostPolicy::AllowList(AllowedHosts::parse(lists).unwrap()),
+            Some(other) => panic!("hostPolicy {other}"),
+        }
+    }
+
+    /// `hostPolicy` and `allowedHosts` as the controller's configuration file has them.
+    pub fn host_settings(&self) -> (&str, &BTreeMap<String, Vec<String>>) {
+        (self.settings.host_policy.as_deref().unwrap_or("shared"), &self.settings.allowed_hosts)
     }
 
     /// The objects.

@@ -6,7 +6,7 @@ mod answer;
 mod store;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -57,6 +57,7 @@ struct Inner {
 /// The server.
 pub struct Scripted {
     address: Ipv4Addr,
+    port: u16,
     shared: Arc<Shared>,
     /// Ends it when it is dropped.
     _stop: oneshot::Sender<()>,
@@ -111,7 +112,12 @@ impl Scripted {
              clusters: [{{name: test, cluster: {{server: \"http://{address}:{port}\"}}}}]\nusers: [{{name: test, user: {{token: test}}}}]\n"
         );
         std::fs::write(&kubeconfig, text).unwrap();
-        Scripted { address, shared, _stop: stop, _directory: directory, kubeconfig }
+        Scripted { address, port, shared, _stop: stop, _directory: directory, kubeconfig }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((self.address, self.port))
     }
 
     /// A kubeconfig for it.

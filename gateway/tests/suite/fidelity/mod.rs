@@ -15,7 +15,7 @@ use sluicegate_snapshot::replica::Replica;
 use sluicegate_snapshot::table::{RouteTable, Unbound};
 use sluicegate_snapshot::{Delta, Edit, Mode, Settings, World};
 
-use crate::backends::dns_server;
+use crate::dns::dns_server;
 use crate::fidelity::case::Case;
 use crate::fidelity::echoes::Echoes;
 use crate::fidelity::replay::Replay;
@@ -59,7 +59,7 @@ fn recorded_answers_of_ingress_nginx() {
     let echoes = Echoes::start();
     let dns = dns_server(|name| {
         let number = name.strip_prefix("echo")?.strip_suffix(".dns.test")?.parse().ok()?;
-        Some([127, 0, 1, number])
+        Some([127, 0, 1, number].into())
     });
     let gateway = Start::with("")
         .set("controllerNames", json!(["k8s.io/ingress-nginx"]))

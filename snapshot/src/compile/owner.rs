@@ -1,0 +1,227 @@
+//! Whose host it is, where namespaces do not trust each other ([`HostPolicy`]).
+//!
+//! Who does not own a host gets nothing of it: no path, no default backend, no certificate, no redirect. What is lost is
+//! said at the Ingress that lost it.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::claims::{Claims, TlsRank};
+use super::{Dirty, World};
+use crate::diagnostic::{Diagnostic, DiagnosticReason};
+use crate::key::{HostPattern, Kind, ObjectKey, ObjectRef, parent_of};
+use crate::model::{Lost, TlsHost, VirtualHost};
+use crate::settings::HostPolicy;
+
+/// What decides about a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Title {
+    /// Every namespace may claim it.
+    Everybody,
+    /// The namespace of this Ingress, which claimed the host or a wildcard above it first.
+    First(ObjectKey, HostPattern),
+    /// The namespaces that the operator lists.
+    Listed,
+}
+
+/// Claims of those who may have a host, and of those who may not; each in order of precedence.
+pub(super) type Divided<'a> = (Vec<&'a Arc<Claims>>, Vec<&'a Arc<Claims>>);
+
+/// What is remembered of a wildcard, since hosts below it depend on it: the first Ingress with a rule for it, the first that
+/// lists it in `tls`, and the namespace whose certificates it has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Above {
+    first: Option<Rank>,
+    listed: Option<Rank>,
+    certificates: Option<Arc<str>>,
+}
+
+/// Place in the order of precedence.
+type Rank = (i64, Reverse<String>);
+
+/// The wildcard whose hosts a host is one of.
+fn above(host: &HostPattern) -> Option<HostPattern> {
+    match host {
+        HostPattern::Exact(name) => parent_of(name).map(|parent| HostPattern::Wildcard(Arc::from(parent))),
+        HostPattern::Any | HostPattern::Wildcard(_) => None,
+    }
+}
+
+/// Whether the Ingress lists a server name, or has a rule for it, among its `tls` entries.
+fn lists(claims: &Claims, host: &HostPattern) -> bool {
+    claims.tls.get(host).into_iter().flatten().any(|claim| claim.rank != TlsRank::OwnName)
+}
+
+fn rank(claims: &Claims) -> Rank {
+    (claims.created, Reverse(claims.ingress.to_string()))
+}
+
+impl World {
+    /// Who decides about a host. Rules come before `tls` entries: who serves a host owns it.
+    pub(super) fn title(&self, host: &HostPattern) -> Title {
+        match &self.settings.host_policy {
+            HostPolicy::Shared => return Title::Everybody,
+            HostPolicy::AllowList(_) => return Title::Listed,
+            HostPolicy::PerNamespace => {}
+        }
+        let patterns: Vec<HostPattern> = [Some(host.clone()), above(host)].into_iter().flatten().collect();
+        let of = |index: &super::Index<HostPattern, ObjectKey>, counts: &dyn Fn(&Claims, &HostPattern) -> bool| {
+            let claims = patterns.iter().flat_map(|pattern| {
+                let claims = index.of(pattern).filter_map(|key| self.claims.get(key));
+                claims
+                    .filter(|claims| counts(claims, pattern))
+                    .map(|claims| (claims, pattern.clone()))
+                    .collect::<Vec<_>>()
+            });
+            claims.min_by_key(|(claims, _)| rank(claims)).map(|(claims, pattern)| (claims.ingress.clone(), pattern))
+        };
+        let first = of(&self.by_host, &|_, _| true).or_else(|| of(&self.by_tls_host, &lists));
+        first.map_or(Title::Everybody, |(ingress, pattern)| Title::First(ingress, pattern))
+    }
+
+    /// Whether a namespace may have a host.
+    pub(super) fn may_have(&self, title: &Title, host: &HostPattern, namespace: &Arc<str>) -> bool {
+        match (title, &self.settings.host_policy) {
+            (Title::Everybody, _) => true,
+            (Title::First(owner, _), _) => owner.namespace == *namespace,
+            (Title::Listed, HostPolicy::AllowList(list)) => list.allows(namespace, host),
+            (Title::Listed, _) => false,
+        }
+    }
+
+    /// The owner that a host's entry names.
+    pub(super) fn owner(title: &Title, host: &HostPattern) -> Option<Arc<str>> {
+        match (title, host) {
+            (Title::First(..), HostPattern::Any) | (Title::Everybody | Title::Listed, _) => None,
+            (Title::First(owner, _), _) => Some(owner.namespace.clone()),
+        }
+    }
+
+    pub(super) fn divide<'a>(&self, title: &Title, host: &HostPattern, claims: Vec<&'a Arc<Claims>>) -> Divided<'a> {
+        claims.into_iter().partition(|claims| self.may_have(title, host, &claims.ingress.namespace))
+    }
+
+    /// An entry without certificates for a host whose wildcard has those of somebody who may not have the host.
+    pub(super) fn shield(&self, title: &Title, host: &HostPattern) -> Option<TlsHost> {
+        if !self.by_host.contains(host) {
+            return None;
+        }
+        let certificates = self.above.get(&above(host)?)?.certificates.as_ref()?;
+        (!self.may_have(title, host, certificates)).then(TlsHost::default)
+    }
+
+    /// Hosts that a change of others may give to somebody else: those below a wildcard.
+    pub(super) fn mark_owned(&mut self, dirty: &mut Dirty) {
+        if self.settings.host_policy == HostPolicy::Shared {
+            return;
+        }
+        let is_wildcard = |host: &&HostPattern| matches!(host, HostPattern::Wildcard(_));
+        let wildcards: BTreeSet<HostPattern> =
+            dirty.hosts.iter().chain(&dirty.tls_hosts).filter(is_wildcard).cloned().collect();
+        for wildcard in wildcards {
+            let with_rule = self.ranked(self.by_host.of(&wildcard));
+            let with_tls = self.ranked(self.by_tls_host.of(&wildcard));
+            let title = self.title(&wildcard);
+            let (of_tls, _) = self.divide(&title, &wildcard, with_tls.clone());
+            let now = Above {
+                first: with_rule.first().map(|claims| rank(claims)),
+                listed: with_tls.iter().find(|claims| lists(claims, &wildcard)).map(|claims| rank(claims)),
+                certificates: of_tls
+                    .iter()
+                    .min_by_key(|claims| claims.tls.get(&wildcard).into_iter().flatten().map(|claim| claim.rank).min())
+                    .map(|claims| claims.ingress.namespace.clone()),
+            };
+            let before = match now == Above::default() {
+                true => self.above.remove(&wildcard),
+                false => self.above.insert(wildcard.clone(), now.clone()),
+            };
+            if before.unwrap_or_default() != now {
+                let below = self.below(&wildcard);
+                dirty.hosts.extend(below.iter().filter(|host| self.by_host.contains(host)).cloned());
+                dirty.tls_hosts.extend(below);
+            }
+        }
+        // A host's owner owns its certificates.
+        dirty.tls_hosts.extend(dirty.hosts.iter().filter(|host| **host != HostPattern::Any).cloned());
+    }
+
+    /// Hosts that somebody claims below a wildcard. Looks at all of them: a wildcard rarely changes hands.
+    fn below(&self, wildcard: &HostPattern) -> BTreeSet<HostPattern> {
+        let claimed = |index: &super::Index<HostPattern, ObjectKey>| -> Vec<HostPattern> {
+            index.keys_from(&HostPattern::Any).filter(|host| above(host).as_ref() == Some(wildcard)).cloned().collect()
+        };
+        claimed(&self.by_host).into_iter().chain(claimed(&self.by_tls_host)).collect()
+    }
+}
+
+/// Says what is refused, and remembers it for `explain`.
+pub(super) fn refuse_rules(
+    host: &HostPattern,
+    title: &Title,
+    refused: &[&Arc<Claims>],
+    built: Option<&mut VirtualHost>,
+) -> Vec<Diagnostic> {
+    let of_paths = |claims: &&Arc<Claims>| claims.hosts.get(host).cloned().unwrap_or_default();
+    if let (Title::First(winner, _), Some(built)) = (title, built) {
+        built.lost.extend(refused.iter().flat_map(|claims| {
+            of_paths(claims).into_iter().map(|claim| Lost {
+                ingress: claims.ingress.clone(),
+                path: claim.route.path.clone(),
+                path_type: claim.route.path_type,
+                winner: winner.clone(),
+            })
+        }));
+    }
+    let diagnostic = |claims: &&Arc<Claims>| {
+        let first = of_paths(claims).into_iter().next();
+        let rule =
+            first.as_ref().and_then(|claim| claim.field.split_once(".http")).map_or("spec.rules", |(rule, _)| rule);
+        refusal(host, title, claims, &format!("{rule}.host"), "its rules for it take no request")
+    };
+    refused.iter().map(diagnostic).collect()
+}
+
+/// Says which certificates are refused. Who has a rule for the host as well has been told; who only has a certificate that
+/// names it claims nothing.
+pub(super) fn refuse_certificates(host: &HostPattern, title: &Title, refused: &[&Arc<Claims>]) -> Vec<Diagnostic> {
+    let told = |claims: &&&Arc<Claims>| claims.hosts.contains_key(host);
+    let diagnostic = |claims: &&Arc<Claims>| {
+        let claim = claims.tls.get(host)?.iter().find(|claim| claim.rank != TlsRank::OwnName)?;
+        Some(refusal(host, title, claims, &format!("{}.hosts", claim.field), "its certificate is not served there"))
+    };
+    refused.iter().filter(|claims| !told(claims)).filter_map(diagnostic).collect()
+}
+
+/// Says that a default backend for everything is refused.
+pub(super) fn refuse_catch_all(claims: &Claims) -> Diagnostic {
+    refusal(&HostPattern::Any, &Title::Listed, claims, "spec.defaultBackend", "it takes no request")
+}
+
+fn refusal(host: &HostPattern, title: &Title, claims: &Claims, field: &str, effect: &str) -> Diagnostic {
+    let object = ObjectRef::new(Kind::Ingress, &claims.ingress);
+    let host = match host {
+        HostPattern::Any => "every host that no other rule names".to_owned(),
+        host => host.to_string(),
+    };
+    match title {
+        Title::First(owner, pattern) => {
+            let through = match *pattern.to_string() == *host || *pattern == HostPattern::Any {
+                true => String::new(),
+                false => format!(" with {pattern}"),
+            };
+            let message = format!(
+                "{host} belongs to namespace {}, whose Ingress {owner} claimed it first{through}; {effect} (hostPolicy: perNamespace)",
+                owner.namespace
+            );
+            Diagnostic::new(object, DiagnosticReason::HostOwned, field, message)
+        }
+        Title::Listed | Title::Everybody => {
+            let message = format!(
+                "namespace {} may not have {host}; {effect}. The operator allows hosts with allowedHosts (hostPolicy: allowList)",
+                claims.ingress.namespace
+            );
+            Diagnostic::new(object, DiagnosticReason::HostNotAllowed, field, message)
+        }
+    }
+}
