@@ -62,7 +62,7 @@ async fn run(index: usize, blueprint: Blueprint, listeners: Listeners) {
         // Read by the engine for the size of its pool, which is this worker's alone.
         threads: 1,
         upstream_keepalive_pool_size: shared.settings.upstream_idle_connections,
-        max_retries: crate::upstream::pick::MAX_TRIES,
+        max_retries: crate::lane::MAX_ATTEMPTS,
         ..ServerConf::default()
     };
     let gateway = Gateway::new(shared.clone(), cells.clone());

@@ -70,7 +70,7 @@ impl Gateway {
             path: route.map(|route| &*route.path),
             backend: ctx.backend.as_ref().map(|backend| backend.key.to_string()),
             upstream: upstream.map(|address| address.to_string()),
-            retries: ctx.tried.len() as u32,
+            retries: ctx.attempts.retries() as u32,
             user_agent: request.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()),
         });
     }

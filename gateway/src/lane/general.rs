@@ -15,6 +15,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 
 use super::account::{final_status, reason_of};
+use super::attempt::Attempts;
 use super::{reply, view};
 use crate::clock;
 use crate::io::ClientStream;
@@ -26,13 +27,9 @@ use crate::phase::forward::{self, Forwarding};
 use crate::phase::respond::{self, Marks};
 use crate::phase::{Connection, Reason, Reply, Scheme, address};
 use crate::shared::{Shared, Stage};
-use crate::upstream::pick::{self, MAX_TRIES, Tried};
 use crate::upstream::{BoundBackend, EndpointState};
 use sluicegate_snapshot::Version as SnapshotVersion;
 use sluicegate_snapshot::model::Route;
-
-/// How long a request waits for the first answer about a name.
-const FIRST_LOOKUP: Duration = Duration::from_secs(5);
 
 /// The engine's application of one worker.
 pub struct Gateway {
@@ -51,7 +48,7 @@ pub struct Ctx {
     pub(super) version: Option<SnapshotVersion>,
     pub(super) backend: Option<Arc<BoundBackend>>,
     pub(super) endpoint: Option<Arc<EndpointState>>,
-    pub(super) tried: Tried,
+    pub(super) attempts: Attempts,
     pub(super) reason: Reason,
     pub(super) connect_started: Option<Instant>,
     pub(super) upstream_head: Option<Duration>,
@@ -128,67 +125,6 @@ impl Gateway {
         reply::write(session, response, fields, close).await
     }
 
-    /// Phase 3.
-    async fn pick(&self, ctx: &mut Ctx) -> Result<Arc<EndpointState>, Reason> {
-        let Some(backend) = ctx.backend.clone() else { return Err(Reason::InternalError) };
-        let now = clock::now_ms();
-        let cursor = &backend.state.cursor;
-        let picked = if backend.names.is_empty() {
-            pick::round_robin(&backend.endpoints, cursor, &ctx.tried, now).cloned()
-        } else {
-            let mut endpoints = backend.all_endpoints();
-            if endpoints.is_empty() {
-                let asked = async {
-                    for name in &backend.names {
-                        name.asked().await;
-                    }
-                };
-                // Nothing is known of any name yet: the very first request waits for the first answer.
-                let _ = tokio::time::timeout(FIRST_LOOKUP, asked).await;
-                endpoints = backend.all_endpoints();
-            }
-            if endpoints.is_empty() {
-                let refused = backend.names.iter().any(|name| name.is_refused());
-                return Err(if refused { Reason::EndpointsRefused } else { Reason::NameUnresolved });
-            }
-            pick::round_robin(&endpoints, cursor, &ctx.tried, now).cloned()
-        };
-        match picked {
-            // Judged before, by the controller or with the name's answer: what the guard says may have changed since.
-            Some(endpoint) if backend.guard.judge(endpoint.address).is_err() => Err(Reason::EndpointsRefused),
-            Some(endpoint) => Ok(endpoint),
-            None if ctx.tried.is_empty() => Err(Reason::NoEndpoints),
-            None => Err(Reason::ConnectFailed),
-        }
-    }
-
-    fn peer(&self, endpoint: &EndpointState, backend: &BoundBackend, upgrade: bool) -> Box<HttpPeer> {
-        let seconds = |seconds: u32| Some(Duration::from_secs(seconds.into()));
-        let timeouts = &self.shared.settings.timeouts;
-        let mut peer = Box::new(HttpPeer::new(endpoint.address, false, String::new()));
-        peer.group_key = backend.pool_group;
-        peer.options.connection_timeout = seconds(timeouts.connect);
-        peer.options.total_connection_timeout = seconds(timeouts.connect);
-        peer.options.read_timeout = seconds(if upgrade { timeouts.upgraded_idle } else { timeouts.upstream_read });
-        peer.options.write_timeout = seconds(timeouts.upstream_write);
-        peer.options.idle_timeout = seconds(timeouts.upstream_idle);
-        peer
-    }
-
-    /// `local`: for a reason that is not the endpoint's.
-    fn connect_failed(&self, ctx: &mut Ctx, local: bool) {
-        let (Some(endpoint), Some(backend)) = (&ctx.endpoint, &ctx.backend) else { return };
-        ctx.tried.push(endpoint.address);
-        if local {
-            return;
-        }
-        let now = clock::now_ms();
-        if endpoint.connect_failed() && !endpoint.is_ejected(now) && pick::may_eject(&backend.all_endpoints(), now) {
-            let duration = endpoint.eject(now);
-            tracing::warn!(backend = %backend.key, endpoint = %endpoint.address, ms = duration, "endpoint ejected: connections fail");
-        }
-    }
-
     fn leave(&self, ctx: &mut Ctx) {
         if std::mem::take(&mut ctx.in_flight) {
             self.cells.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -217,7 +153,7 @@ impl ProxyHttp for Gateway {
             version: None,
             backend: None,
             endpoint: None,
-            tried: Vec::new(),
+            attempts: Attempts::default(),
             reason: Reason::InternalError,
             connect_started: None,
             upstream_head: None,
@@ -250,6 +186,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<Box<HttpPeer>> {
+        self.begin_attempt(ctx);
         let endpoint = match self.pick(ctx).await {
             Ok(endpoint) => endpoint,
             Err(reason) => {
@@ -258,9 +195,6 @@ impl ProxyHttp for Gateway {
             }
         };
         let Some(backend) = ctx.backend.clone() else { return Err(Error::new(ErrorType::InternalError)) };
-        if !ctx.tried.is_empty() {
-            self.cells.retries.fetch_add(1, Ordering::Relaxed);
-        }
         if !std::mem::replace(&mut ctx.in_flight, true) {
             self.cells.in_flight.fetch_add(1, Ordering::Relaxed);
             backend.state.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -285,7 +219,19 @@ impl ProxyHttp for Gateway {
         self.connect_failed(ctx, local);
         ctx.reason = Reason::ConnectFailed;
         // Nothing was sent, so every method may go to another endpoint.
-        error.set_retry(ctx.tried.len() < MAX_TRIES);
+        error.set_retry(ctx.attempts.may_connect_again());
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut Ctx,
+        reused: bool,
+    ) -> Box<Error> {
+        error.set_retry(Self::may_repeat(session, &error, ctx, reused));
         error
     }
 

@@ -1,8 +1,10 @@
 //! Lanes drive the phases. The general lane is Pingora's engine: it can do everything.
 
 mod account;
+mod attempt;
 mod general;
 mod reply;
 mod view;
 
+pub use attempt::MAX_ATTEMPTS;
 pub use general::{Ctx, Gateway};

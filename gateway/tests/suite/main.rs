@@ -13,6 +13,8 @@ mod lifecycle;
 mod manifests;
 mod observe;
 mod pki;
+mod retries;
+mod rollouts;
 mod routing;
 mod routing_rows;
 mod state;

@@ -1,0 +1,159 @@
+//! Phase 3, once per attempt: which endpoint a request goes to, and whether it may go to another one when that fails.
+//!
+//! A connection that could not be made says that nothing was sent: any request may go elsewhere. One that ended before the
+//! first byte of an answer says nothing about what the backend did, so only a request whose repetition does no harm
+//! (RFC 9110, 9.2.2) is sent again, with the body that the engine has kept (up to 64 KiB).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use pingora::proxy::Session;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType};
+
+use super::account::final_status;
+use super::general::{Ctx, Gateway};
+use crate::clock;
+use crate::phase::Reason;
+use crate::upstream::pick::{self, MAX_TRIES, Tried};
+use crate::upstream::{BoundBackend, EndpointState};
+
+/// How long a request waits for the first answer about a name.
+const FIRST_LOOKUP: Duration = Duration::from_secs(5);
+
+/// Attempts of one request in all: as many endpoints as are tried, one repetition after a reset, and one after a connection
+/// that was kept open and turned out to be closed.
+pub const MAX_ATTEMPTS: usize = MAX_TRIES + 2;
+
+/// What was tried for one request.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    count: usize,
+    /// Endpoints that could not be connected to.
+    tried: Tried,
+    /// Endpoints that ended the connection: used again only where no other is left.
+    reset: Vec<SocketAddr>,
+    /// The request was sent once more after a new connection ended.
+    repeated: bool,
+}
+
+impl Attempts {
+    /// Whether another endpoint may be tried after one that could not be connected to.
+    pub fn may_connect_again(&self) -> bool {
+        self.tried.len() < MAX_TRIES && self.count < MAX_ATTEMPTS
+    }
+
+    /// Attempts after the first.
+    pub fn retries(&self) -> usize {
+        self.count.saturating_sub(1)
+    }
+}
+
+impl Gateway {
+    /// Counts an attempt. A later one takes the endpoints that are in force by then: of those that the request began with all may
+    /// be gone.
+    pub(super) fn begin_attempt(&self, ctx: &mut Ctx) {
+        ctx.attempts.count += 1;
+        if ctx.attempts.count == 1 {
+            return;
+        }
+        self.cells.retries.fetch_add(1, Ordering::Relaxed);
+        let newest = ctx.backend.as_ref().and_then(|old| self.shared.table.load().backend(&old.key).cloned());
+        // Requests in flight are counted in a state that both share, unless the backend was gone in between.
+        ctx.backend = match (ctx.backend.take(), newest) {
+            (Some(old), Some(new)) if Arc::ptr_eq(&old.state, &new.state) => Some(new),
+            (old, _) => old,
+        };
+    }
+
+    pub(super) async fn pick(&self, ctx: &mut Ctx) -> Result<Arc<EndpointState>, Reason> {
+        let Some(backend) = ctx.backend.clone() else { return Err(Reason::InternalError) };
+        let picked = if backend.names.is_empty() {
+            pick_of(&backend.endpoints, &backend, &ctx.attempts)
+        } else {
+            let mut endpoints = backend.all_endpoints();
+            if endpoints.is_empty() {
+                let asked = async {
+                    for name in &backend.names {
+                        name.asked().await;
+                    }
+                };
+                // Nothing is known of any name yet: the very first request waits for the first answer.
+                let _ = tokio::time::timeout(FIRST_LOOKUP, asked).await;
+                endpoints = backend.all_endpoints();
+            }
+            if endpoints.is_empty() {
+                let refused = backend.names.iter().any(|name| name.is_refused());
+                return Err(if refused { Reason::EndpointsRefused } else { Reason::NameUnresolved });
+            }
+            pick_of(&endpoints, &backend, &ctx.attempts)
+        };
+        match picked {
+            // Judged before, by the controller or with the name's answer: what the guard says may have changed since.
+            Some(endpoint) if backend.guard.judge(endpoint.address).is_err() => Err(Reason::EndpointsRefused),
+            Some(endpoint) => Ok(endpoint),
+            None if ctx.attempts.tried.is_empty() => Err(Reason::NoEndpoints),
+            None => Err(Reason::ConnectFailed),
+        }
+    }
+
+    pub(super) fn peer(&self, endpoint: &EndpointState, backend: &BoundBackend, upgrade: bool) -> Box<HttpPeer> {
+        let seconds = |seconds: u32| Some(Duration::from_secs(seconds.into()));
+        let timeouts = &self.shared.settings.timeouts;
+        let mut peer = Box::new(HttpPeer::new(endpoint.address, false, String::new()));
+        peer.group_key = backend.pool_group;
+        peer.options.connection_timeout = seconds(timeouts.connect);
+        peer.options.total_connection_timeout = seconds(timeouts.connect);
+        peer.options.read_timeout = seconds(if upgrade { timeouts.upgraded_idle } else { timeouts.upstream_read });
+        peer.options.write_timeout = seconds(timeouts.upstream_write);
+        peer.options.idle_timeout = seconds(timeouts.upstream_idle);
+        peer
+    }
+
+    /// `local`: for a reason that is not the endpoint's.
+    pub(super) fn connect_failed(&self, ctx: &mut Ctx, local: bool) {
+        let (Some(endpoint), Some(backend)) = (&ctx.endpoint, &ctx.backend) else { return };
+        ctx.attempts.tried.push(endpoint.address);
+        if local {
+            return;
+        }
+        let now = clock::now_ms();
+        if endpoint.connect_failed() && !endpoint.is_ejected(now) && pick::may_eject(&backend.all_endpoints(), now) {
+            let duration = endpoint.eject(now);
+            tracing::warn!(backend = %backend.key, endpoint = %endpoint.address, ms = duration, "endpoint ejected: connections fail");
+        }
+    }
+
+    /// Whether a request may be sent once more after its connection failed. `reused`: the connection was kept open from before,
+    /// and may have been closed without anybody having seen the request.
+    pub(super) fn may_repeat(session: &Session, error: &Error, ctx: &mut Ctx, reused: bool) -> bool {
+        let ended = *error.esource() == ErrorSource::Upstream
+            && matches!(error.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError);
+        let unanswered = ctx.upstream_head.is_none() && final_status(session) == 0;
+        let harmless =
+            session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated() && !ctx.upgrade;
+        if !(ended && unanswered && harmless) || ctx.attempts.count >= MAX_ATTEMPTS {
+            return false;
+        }
+        ctx.attempts.reset.extend(ctx.endpoint.as_ref().map(|endpoint| endpoint.address));
+        reused || !std::mem::replace(&mut ctx.attempts.repeated, true)
+    }
+}
+
+/// Picks an endpoint: one that has not failed this request, else one that only ended its connection.
+fn pick_of(
+    endpoints: &[Arc<EndpointState>],
+    backend: &BoundBackend,
+    attempts: &Attempts,
+) -> Option<Arc<EndpointState>> {
+    let (cursor, now) = (&backend.state.cursor, clock::now_ms());
+    if !attempts.reset.is_empty() {
+        let failed: Tried = attempts.tried.iter().chain(&attempts.reset).copied().collect();
+        if let Some(fresh) = pick::round_robin(endpoints, cursor, &failed, now) {
+            return Some(fresh.clone());
+        }
+    }
+    pick::round_robin(endpoints, cursor, &attempts.tried, now).cloned()
+}
