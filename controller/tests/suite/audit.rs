@@ -41,6 +41,21 @@ pub fn judge(log: &str) -> Result<(), String> {
     }
 }
 
+/// The answers to writes of an Ingress' status, by whomever, in order.
+pub fn status_writes(log: &str, namespace: &str, name: &str) -> Vec<u64> {
+    let answer = |line: &str| {
+        let event: Value = serde_json::from_str(line).ok()?;
+        let object = &event["objectRef"];
+        let is_it = object["resource"] == "ingresses"
+            && object["subresource"] == "status"
+            && object["namespace"] == namespace
+            && object["name"] == name
+            && event["stage"] == "ResponseComplete";
+        is_it.then(|| event["responseStatus"]["code"].as_u64())?
+    };
+    log.lines().filter_map(answer).collect()
+}
+
 /// The parameters that lists and watches are asked with: all of the reference's operation `list` but `pretty`, which is for
 /// people.
 const PARAMETERS: [&str; 10] = [

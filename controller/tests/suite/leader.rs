@@ -8,7 +8,9 @@ use serde_json::json;
 
 use crate::Test;
 use crate::api::path;
+use crate::endurance::form;
 use crate::harness::{Cluster, Controller, eventually};
+use crate::{audit, bed};
 
 pub const TESTS: &[Test] = &[
     ("one_writes_and_the_other_takes_over", one_writes_and_the_other_takes_over),
@@ -35,7 +37,8 @@ fn one_writes_and_the_other_takes_over() {
     let cluster = Cluster::new("leader");
     let config = json!({"publishAddresses": ["192.0.2.7"]});
     let mut controllers: Vec<Controller> = (0..2).map(|_| cluster.controller(config.clone())).collect();
-    let signals = [Signal::TERM, Signal::KILL, Signal::TERM];
+    let signals = form(vec![Signal::TERM, Signal::KILL, Signal::TERM], vec![Signal::KILL; 20]);
+    let rounds = signals.len();
     for (round, signal) in signals.into_iter().enumerate() {
         let name = format!("web-{round}");
         cluster.api.create(&cluster.ingress(&name, BACKEND));
@@ -57,6 +60,11 @@ fn one_writes_and_the_other_takes_over() {
         assert!(started.elapsed() < Duration::from_secs(15), "takeover after {signal:?}: {:?}", started.elapsed());
         drop(gone);
         controllers.push(cluster.controller(config.clone()));
+    }
+    // One write each, and none that met another: whoever took over found the others' as they should be.
+    let log = bed::bed().audit_log();
+    for round in 0..rounds {
+        assert_eq!(audit::status_writes(&log, &cluster.namespace, &format!("web-{round}")), [200], "web-{round}");
     }
 }
 

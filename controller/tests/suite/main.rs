@@ -31,6 +31,7 @@ mod bed;
 mod conformance;
 mod delivery;
 mod docs;
+mod endurance;
 mod events;
 mod faults;
 mod harness;
@@ -56,12 +57,13 @@ type Test = (&'static str, fn());
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let groups: [(&str, &[Test]); 17] = [
+    let groups: [(&str, &[Test]); 18] = [
         ("attacks", attacks::TESTS),
         ("bad_input", bad_input::TESTS),
         ("conformance", conformance::TESTS),
         ("delivery", delivery::TESTS),
         ("docs", docs::TESTS),
+        ("endurance", endurance::TESTS),
         ("events", events::TESTS),
         ("faults", faults::TESTS),
         ("kinds", kinds::TESTS),

@@ -193,10 +193,12 @@ async fn follow(
     loop {
         let (faults, events, version) = {
             let inner = shared.lock();
-            let is_news = |event: &&Event| event.version > position && question.has(&event.id);
+            // In the order of their versions.
+            let news = inner.store.history.partition_point(|event| event.version <= position);
+            let is_ours = |event: &&Event| question.has(&event.id);
             (
                 inner.faults.clone(),
-                inner.store.history.iter().filter(is_news).cloned().collect::<Vec<_>>(),
+                inner.store.history[news..].iter().filter(is_ours).cloned().collect::<Vec<_>>(),
                 inner.store.version,
             )
         };
