@@ -70,11 +70,12 @@ bench: ## Measure lookups, compile, memory and load (docs/benchmarks.md); about 
 	@for what in table certificates wire file-edit cluster; do $(STEP) "Measure: $$what" target/release/measure $$what || exit 1; done
 	@$(STEP) "Load beside nginx" benches/load/run
 
-soak: setup ## What goes on for long, in full: an hour. `make test` has the short forms.
+soak: setup ## What goes on for long, in full, with optimised programs: an hour. `make test` has the short forms.
 	@$(MAKE) --no-print-directory apiserver
-	@$(STEP) "Build programs and tests" $(CARGO) build --locked --workspace --bins --tests
+	@$(STEP) "Build the tests" $(CARGO) build --locked --workspace --bins --tests
+	@$(STEP) "Build optimised programs" $(CARGO) build --locked --release --package sluicegate --package sluicegate-controller
 	@$(STEP) "Rolling updates: a million requests" env SOAK=1 $(CARGO) test --locked --package sluicegate --test suite -- rollouts --nocapture
-	@for what in endurance leader::one_writes; do $(STEP) "Controller: $$what" env SOAK=1 $(CARGO) test --locked --package sluicegate-controller --test suite -- $$what --nocapture --test-threads 1 || exit 1; done
+	@for what in endurance leader::one_writes; do $(STEP) "Controller: $$what" env SOAK=1 PROGRAMS=$(CURDIR)/target/release $(CARGO) test --locked --package sluicegate-controller --test suite -- $$what --nocapture --test-threads 1 || exit 1; done
 
 deny: ## Licences, advisories, sources and bans of all dependencies, with cargo-deny.
 	@command -v cargo-deny >/dev/null || $(STEP) "Install cargo-deny" $(CARGO) install --locked cargo-deny

@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod cli;
+pub mod clock;
 pub mod compile;
 pub mod connect;
 pub mod events;

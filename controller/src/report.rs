@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::shared::InForce;
 use crate::watch::{Feed, Listed, Needs, News, Trouble, Watcher, follow_needs};
-use crate::{connect, status};
+use crate::{clock, connect, status};
 
 /// Exit code of a cluster that cannot be read.
 const UNREADABLE: u8 = 2;
@@ -188,6 +188,7 @@ fn listed(
     needs: &watch::Sender<Needs>,
 ) -> Option<World> {
     let started = Instant::now();
+    world.apply([Edit::Now(clock::unix_seconds())]);
     loop {
         let wanted = Needs::of(&world);
         if unlisted.is_empty() && wanted.are_settled(&world) {

@@ -24,7 +24,7 @@ use crate::shared::Shared;
 use crate::status::{self, Desk, Source};
 use crate::trust::Trust;
 use crate::watch::{Needs, News, Watcher, follow_needs};
-use crate::{admin, connect};
+use crate::{admin, clock, connect};
 
 /// Libraries that say too much.
 const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tower=warn,kube_client=error";
@@ -70,6 +70,7 @@ pub fn run(settings: &Settings) -> ExitCode {
 async fn serve(settings: &Settings) -> Result<(), StartError> {
     let mut compile = settings.compile()?;
     let addresses = settings.addresses()?;
+    let lease = settings.lease()?;
     let feeds = settings.feeds();
     let publish_listener = bind("publish", settings.publish).await?;
     let admin_listener = bind("admin", settings.admin).await?;
@@ -108,7 +109,7 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
         shared: shared.clone(),
         needs,
         desk,
-        ledger: Ledger::new(notices, shared.published.clone()),
+        ledger: Ledger::new(notices, shared.published.clone(), lease.clone()),
         relist: Relist::new(generations),
     };
     let compiler = Compiler::new(compile, feeds.clone(), outlets);
@@ -139,8 +140,9 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
     tokio::spawn(status::write(writer, asked));
     tokio::spawn(events::write(client.clone(), noticed, metrics.clone(), leads.clone()));
     tokio::spawn(tell_of_lead(leads, news.clone()));
+    tokio::spawn(tell_the_time(news.clone()));
     let (resign, resigned) = oneshot::channel();
-    tokio::spawn(Candidate::new(client, settings.lease()?).run(leading, resigned));
+    tokio::spawn(Candidate::new(client, lease).run(leading, resigned));
     announce(&[("publish", &publish_listener), ("admin", &admin_listener)], metrics_listener.as_ref());
     tokio::spawn(admin::serve(admin_listener, shared.clone(), admin::Scope::Admin));
     if let Some(listener) = metrics_listener {
@@ -178,6 +180,17 @@ async fn tell_of_lead(mut leads: watch::Receiver<bool>, news: Sender<News>) {
     while leads.changed().await.is_ok() {
         let leads = *leads.borrow_and_update();
         if news.send(News::Leads(leads)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the compile thread the time: certificates end without anybody writing an object.
+async fn tell_the_time(news: Sender<News>) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(60));
+    loop {
+        ticks.tick().await;
+        if news.send(News::Time(clock::unix_seconds())).is_err() {
             return;
         }
     }

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::json;
-use sluicegate_snapshot::{Diagnostic, Mode, Severity, World};
+use sluicegate_snapshot::{Diagnostic, Edit, Mode, Severity, World};
 
 use crate::cli::{Output, USAGE};
+use crate::clock;
 use crate::manifests::watch::Look;
 use crate::manifests::{Placed, Problem, Source};
 use crate::settings::Settings;
@@ -20,7 +21,7 @@ pub(crate) fn compile(paths: &[PathBuf], settings: &Settings, mode: Mode) -> Res
     let mut source = Source::new(paths.to_vec());
     let refresh = source.refresh(&Look::Asked);
     let mut world = World::new(compile);
-    world.apply(refresh.edits);
+    world.apply(refresh.edits.into_iter().chain([Edit::Now(clock::unix_seconds())]));
     Ok((world, source, refresh.certainty.complete))
 }
 

@@ -70,6 +70,10 @@ reasons! {
     CanaryUnsupported = Warning,
     /// Another Ingress decides about the certificate of a host.
     CertificateConflict = Warning,
+    /// A certificate has ended; it is served all the same.
+    CertificateExpired = Error,
+    /// A certificate is about to end.
+    CertificateExpiring = Warning,
     /// A certificate does not cover a host it is given for; the default certificate is served there.
     CertificateHostMismatch = Error,
     /// `tls.crt` is no PEM certificate chain, or one that OpenSSL does not serve.

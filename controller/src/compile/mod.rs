@@ -152,7 +152,11 @@ impl Compiler {
                 batch.edits.extend(access(&feed, Access::Denied { user }));
             }
             News::Claimed(version) => self.relist.claim(version, Instant::now()),
-            News::Doubted => self.relist.doubt(Instant::now()),
+            News::Time(now) => batch.edits.push(Edit::Now(now)),
+            News::Doubted(loss) => {
+                self.ledger.held(&loss);
+                self.relist.doubt(Instant::now());
+            }
             News::Ended(feed) => {
                 self.position.loses(&feed);
                 self.relist.lost(&feed);

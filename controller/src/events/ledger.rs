@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 use sluicegate_snapshot::{Kind, ObjectKey, ObjectRef, World};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::Notice;
+use super::{Loss, Notice};
 use crate::publish::Acknowledged;
 use crate::watch::Observed;
 
 /// How often everything that is still wrong is told again: the API server forgets Events after an hour, and those that it still has
 /// are not written twice.
 const AGAIN: Duration = Duration::from_secs(30 * 60);
+
+/// Least time between two Events that a loss is held back.
+const HELD_SPACING: Duration = Duration::from_secs(10);
 
 /// Number of the publication with which each Ingress of ours, in its newest generation, went out.
 pub type Published = Arc<Mutex<BTreeMap<ObjectKey, u64>>>;
@@ -27,11 +30,15 @@ pub struct Ledger {
     /// Those of them that are not in force everywhere yet.
     waiting: BTreeMap<u64, BTreeSet<ObjectKey>>,
     notices: UnboundedSender<Notice>,
+    /// The Lease of this controller.
+    lease: ObjectKey,
+    /// When a loss was told last.
+    held: Option<Instant>,
 }
 
 impl Ledger {
-    /// Nothing is known yet.
-    pub fn new(notices: UnboundedSender<Notice>, published: Published) -> Self {
+    /// Nothing is known yet. Where an Event is about no Ingress, it is about the Lease.
+    pub fn new(notices: UnboundedSender<Notice>, published: Published, lease: ObjectKey) -> Self {
         Ledger {
             leads: false,
             told: Instant::now(),
@@ -39,6 +46,8 @@ impl Ledger {
             published,
             waiting: BTreeMap::new(),
             notices,
+            lease,
+            held: None,
         }
     }
 
@@ -91,6 +100,16 @@ impl Ledger {
         for diagnostic in world.diagnostics_of(&ObjectRef::new(Kind::Ingress, ingress)) {
             let _ = self.notices.send(Notice::of(diagnostic, ingress, observed));
         }
+    }
+
+    /// A gateway holds back a loss.
+    pub fn held(&mut self, loss: &Loss) {
+        // Of many gateways one is enough.
+        if self.held.is_some_and(|last| last.elapsed() < HELD_SPACING) {
+            return;
+        }
+        self.held = Some(Instant::now());
+        let _ = self.notices.send(Notice::loss_held(&self.lease, loss));
     }
 
     /// Gateways have taken something over.

@@ -1,4 +1,5 @@
-//! Events on Ingresses: what is wrong with one, and when it is in force. Written by the leader alone.
+//! Events: on Ingresses what is wrong with one, and when it is in force, written by the leader alone; on the Lease that a gateway holds
+//! back a loss, written by the controller that it follows.
 //!
 //! An Event has a name made of what it says, so that it exists once whoever writes it, and however often it is found
 //! again; the API server forgets it after an hour (its `--event-ttl`), and then it is written anew if it still holds.
@@ -25,14 +26,26 @@ const MAX_NOTE: usize = 1024;
 /// Longest name of the Ingress in the name of an Event: the rest has room in 253 characters.
 const MAX_NAME: usize = 220;
 
-/// An Event on an Ingress.
+/// Reason of the Event that says that a gateway holds back a loss.
+pub const LOSS_HELD: &str = "LossHeld";
+
+/// What an Event is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Regarding {
+    /// An Ingress, with its `metadata.uid`: `kubectl describe` finds Events by it.
+    Ingress(String),
+    /// The Lease, which stands for the controllers.
+    Lease,
+}
+
+/// An Event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// The Ingress.
-    pub ingress: ObjectKey,
-    /// Its `metadata.uid`: `kubectl describe` finds Events by it.
-    pub uid: String,
-    /// A stable word: that of a Diagnostic, or [`EFFECTIVE`].
+    /// What it is about.
+    pub regarding: Regarding,
+    /// Where that is.
+    pub object: ObjectKey,
+    /// A stable word: that of a Diagnostic, [`EFFECTIVE`] or [`LOSS_HELD`].
     pub reason: &'static str,
     /// `Warning` or `Normal`.
     pub kind: &'static str,
@@ -60,6 +73,24 @@ impl Notice {
         Notice::new(ingress, observed, EFFECTIVE, "Normal", &note, "")
     }
 
+    /// A gateway holds back what came from the controller with this Lease, since it would lose most of its routes.
+    pub fn loss_held(lease: &ObjectKey, loss: &Loss) -> Self {
+        let Loss { gateway, routes, left } = loss;
+        let note = format!(
+            "gateway {gateway} holds back a change that would leave {left} of {routes} routes; everything is listed anew, and the loss is taken if it is real"
+        );
+        // Every time it happens.
+        let identity = format!("{note}\n{}", crate::clock::unix_seconds());
+        Notice {
+            regarding: Regarding::Lease,
+            object: lease.clone(),
+            reason: LOSS_HELD,
+            kind: "Warning",
+            name: name(&lease.name, &identity),
+            note: cut(&note),
+        }
+    }
+
     fn new(
         ingress: &ObjectKey,
         observed: &Observed,
@@ -68,20 +99,42 @@ impl Notice {
         note: &str,
         identity: &str,
     ) -> Self {
-        let identity = Sha256::digest(format!("{}\n{}\n{reason}\n{identity}", observed.uid, observed.generation));
-        let mut name: String = ingress.name.chars().take(MAX_NAME).collect();
-        name.push('.');
-        for byte in &identity[..8] {
-            let _ = write!(name, "{byte:02x}");
-        }
-        let mut note = note.to_owned();
-        if note.len() > MAX_NOTE {
-            let end = (0..=MAX_NOTE - 3).rev().find(|end| note.is_char_boundary(*end)).unwrap_or(0);
-            note.truncate(end);
-            note.push('…');
-        }
-        Notice { ingress: ingress.clone(), uid: observed.uid.to_string(), reason, kind, note, name }
+        let identity = format!("{}\n{}\n{reason}\n{identity}", observed.uid, observed.generation);
+        let name = name(&ingress.name, &identity);
+        let regarding = Regarding::Ingress(observed.uid.to_string());
+        Notice { regarding, object: ingress.clone(), reason, kind, note: cut(note), name }
     }
+}
+
+/// A loss that a gateway holds back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// The gateway's name.
+    pub gateway: String,
+    /// Routes that it has.
+    pub routes: usize,
+    /// Routes that would be left.
+    pub left: usize,
+}
+
+/// The name of an Event about an object: equal for equal identities.
+fn name(object: &str, identity: &str) -> String {
+    let mut name: String = object.chars().take(MAX_NAME).collect();
+    name.push('.');
+    for byte in &Sha256::digest(identity)[..8] {
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
+}
+
+fn cut(note: &str) -> String {
+    let mut note = note.to_owned();
+    if note.len() > MAX_NOTE {
+        let end = (0..=MAX_NOTE - 3).rev().find(|end| note.is_char_boundary(*end)).unwrap_or(0);
+        note.truncate(end);
+        note.push('…');
+    }
+    note
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::Notice;
+use super::{Notice, Regarding};
 use crate::metrics::Metrics;
 use crate::watch::Failure;
 
@@ -60,11 +60,11 @@ pub async fn write(
             metrics.event_dropped();
         }
         if !*leads.borrow() {
-            waiting.clear();
+            waiting.retain(|notice| notice.regarding == Regarding::Lease);
         }
         let Some(notice) = waiting.pop_front() else { continue };
         written.retain(|_, when| when.elapsed() < REMEMBERED);
-        let key = (notice.ingress.namespace.to_string(), notice.name.clone());
+        let key = (notice.object.namespace.to_string(), notice.name.clone());
         if written.contains_key(&key) {
             continue;
         }
@@ -80,7 +80,7 @@ pub async fn write(
             Err(failure) => {
                 let sentence = failure.sentence();
                 if said.as_ref() != Some(&sentence) {
-                    tracing::warn!(ingress = %notice.ingress, "an Event cannot be written: {sentence}; it is tried again");
+                    tracing::warn!(object = %notice.object, "an Event cannot be written: {sentence}; it is tried again");
                     said = Some(sentence);
                 }
                 waiting.push_back(notice);
@@ -92,13 +92,17 @@ pub async fn write(
 
 /// True: it is new; false: it exists already, or its namespace is about to go.
 async fn create(client: &Client, notice: &Notice) -> Result<bool, Failure> {
-    let api: Api<Event> = Api::namespaced(client.clone(), &notice.ingress.namespace);
+    let api: Api<Event> = Api::namespaced(client.clone(), &notice.object.namespace);
+    let (api_version, kind, uid) = match &notice.regarding {
+        Regarding::Ingress(uid) => ("networking.k8s.io/v1", "Ingress", Some(uid.clone())),
+        Regarding::Lease => ("coordination.k8s.io/v1", "Lease", None),
+    };
     let regarding = ObjectReference {
-        api_version: Some("networking.k8s.io/v1".to_owned()),
-        kind: Some("Ingress".to_owned()),
-        name: Some(notice.ingress.name.to_string()),
-        namespace: Some(notice.ingress.namespace.to_string()),
-        uid: Some(notice.uid.clone()),
+        api_version: Some(api_version.to_owned()),
+        kind: Some(kind.to_owned()),
+        name: Some(notice.object.name.to_string()),
+        namespace: Some(notice.object.namespace.to_string()),
+        uid,
         ..ObjectReference::default()
     };
     let event = Event {

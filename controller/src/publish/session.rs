@@ -18,6 +18,7 @@ use tokio::time::{interval, sleep, timeout};
 
 use super::server::{Sources, Streams};
 use super::{Entered, Gateway, Publication};
+use crate::events::Loss;
 use crate::metrics::Metrics;
 use crate::watch::News;
 
@@ -56,7 +57,7 @@ pub(super) async fn run(streams: Streams, sources: Sources) {
     let Sources { publication, news, relists, metrics, trust: _, refusals_said: _ } = sources;
     let entered = publication.enter(gateway);
     let gate = Gate::Unpublished { have: hello.have.clone(), lacks_keys: hello.lacks_keys };
-    let mut session = Session { send, publication, news, relists, metrics, entered, gate };
+    let mut session = Session { send, publication, news, relists, metrics, entered, name: hello.gateway.clone(), gate };
     let why = match session.serve(&hello, frames, is_known).await {
         Ok(()) => "it closed the stream".to_owned(),
         Err(why) => why,
@@ -71,6 +72,8 @@ struct Session {
     relists: watch::Receiver<u64>,
     metrics: Arc<Metrics>,
     entered: Entered,
+    /// The gateway's name.
+    name: Arc<str>,
     gate: Gate,
 }
 
@@ -148,7 +151,8 @@ impl Session {
                     left,
                     "a gateway holds back what lost most of its routes; everything is listed anew"
                 );
-                let _ = self.news.send(News::Doubted);
+                let loss = Loss { gateway: self.name.to_string(), routes, left };
+                let _ = self.news.send(News::Doubted(loss));
                 self.gate = Gate::Doubt { listing: *self.relists.borrow(), since: Instant::now() };
             }
             _ => {}

@@ -161,8 +161,7 @@ fn builder(
     builder.set_subject_name(subject)?;
     builder.set_issuer_name(issuer)?;
     builder.set_pubkey(key)?;
-    let now =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64);
+    let now = crate::clock::unix_seconds();
     builder.set_not_before(&*Asn1Time::from_unix(now - SKEW)?)?;
     builder.set_not_after(&*Asn1Time::from_unix(now + days * DAY)?)?;
     Ok(builder)

@@ -27,6 +27,7 @@ pub use failure::{Failure, Trouble};
 pub use namespaces::{Needs, follow_needs};
 pub use reflector::{Feedback, reflect};
 
+use crate::events::Loss;
 use crate::metrics::Metrics;
 use crate::status::Writers;
 
@@ -69,8 +70,10 @@ pub enum News {
     Ended(Feed),
     /// A gateway has this version, which what is published may not follow.
     Claimed(Version),
-    /// A gateway doubts that so many routes are gone.
-    Doubted,
+    /// A gateway doubts that so many routes are gone, and holds that back.
+    Doubted(Loss),
+    /// Unix seconds, about once a minute.
+    Time(i64),
     /// A gateway has taken something over.
     Acknowledged,
     /// The addresses to publish.

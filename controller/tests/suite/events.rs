@@ -4,12 +4,16 @@ use serde_json::{Value, json};
 
 use crate::Test;
 use crate::api::collection;
-use crate::harness::{Cluster, Pod, eventually};
+use crate::client::Tls;
+use crate::harness::{Cluster, Pod, eventually, rule};
+use crate::pki;
 
 pub const TESTS: &[Test] = &[
     ("an_ingress_is_told_what_is_wrong_and_when_it_works", an_ingress_is_told_what_is_wrong_and_when_it_works),
     ("a_conflict_names_the_winner", a_conflict_names_the_winner),
     ("a_storm_is_written_slowly", a_storm_is_written_slowly),
+    ("a_certificate_that_has_ended_is_told", a_certificate_that_has_ended_is_told),
+    ("a_loss_that_a_gateway_holds_back_is_told", a_loss_that_a_gateway_holds_back_is_told),
 ];
 
 /// The Events on an Ingress, as `kubectl describe` finds them: by its uid.
@@ -98,4 +102,58 @@ fn a_storm_is_written_slowly() {
     eventually("the first of them", || (written() >= 50.0).then_some(()));
     // Each Ingress has a warning and, some time, an Event that it is in force: 161 in all.
     assert!(written() < 150.0, "{}", written());
+}
+
+fn a_certificate_that_has_ended_is_told() {
+    let cluster = Cluster::new("ended");
+    let pod = Pod::start("ended");
+    cluster.api.create(&cluster.service("web", &[&pod]));
+    for (name, from, to) in [("old", -90, -1), ("ending", -80, 10), ("good", -10, 80)] {
+        let host = format!("{name}.ended.test");
+        let secret =
+            pki::valid(&[&host], from, to).secret(name).replace("metadata: {", "metadata: {namespace: ended, ");
+        let spec = format!("tls: [{{hosts: [{host}], secretName: {name}}}], {}", rule(&host, "web"));
+        cluster.api.create(&[secret, cluster.ingress(name, &spec)].join("---\n"));
+    }
+    let (_controller, gateway) = cluster.start(json!({"publishAddresses": ["192.0.2.7"]}));
+    let note = eventually("the end to be told", || notes(&cluster, "old", "CertificateExpired").first().cloned());
+    assert!(note.contains("Secret ended/old ended at 20"), "{note}");
+    eventually("the coming end to be told", || notes(&cluster, "ending", "CertificateExpiring").first().cloned());
+    let error = |ingress: &str| cluster.points(ingress)[0]["ports"][1]["error"].clone();
+    eventually("the port's error", || (error("old") == "sluicegate.dev/CertificateExpired").then_some(()));
+    eventually("the status", || (cluster.points("good")[0]["ip"] == "192.0.2.7").then_some(()));
+    assert_eq!((error("good"), error("ending")), (Value::Null, Value::Null));
+    assert!(!events(&cluster, "good").iter().any(|event| event["type"] == "Warning"));
+    // What clients make of it is theirs.
+    let names = Tls::new().connect(gateway.https, Some("old.ended.test")).certificate_names();
+    assert_eq!(names, ["old.ended.test"]);
+    // Renewed.
+    let renewed =
+        pki::valid(&["old.ended.test"], 0, 90).secret("old").replace("metadata: {", "metadata: {namespace: ended, ");
+    cluster.api.apply(&renewed);
+    eventually("the port's error to go", || error("old").is_null().then_some(()));
+}
+
+fn a_loss_that_a_gateway_holds_back_is_told() {
+    let cluster = Cluster::new("held");
+    let pod = Pod::start("held");
+    cluster.api.create(&cluster.service("web", &[&pod]));
+    let host = |number: usize| format!("h{number}.held.test");
+    (0..24).for_each(|number| cluster.api.create(&cluster.host(&format!("h{number}"), &host(number), "web")));
+    let (controller, gateway) = cluster.start(json!({}));
+    gateway.answers(&host(23), "/", &pod);
+    let publish = controller.publish.to_string();
+    drop(controller);
+    (0..20).for_each(|number| cluster.api.delete(&cluster.path("Ingress", &format!("h{number}"))));
+    let _controller = cluster.controller(json!({"publish": publish}));
+    let lease = "sluicegate-controller-held";
+    let note = eventually("the Event", || {
+        let list = cluster.api.get(&collection("Event", "sluicegate"));
+        let held = list["items"].as_array()?.iter().find(|event| event["regarding"]["name"] == lease)?.clone();
+        (held["reason"] == "LossHeld").then(|| held["note"].as_str().unwrap().to_owned())
+    });
+    assert!(note.contains("would leave 4 of 24 routes"), "{note}");
+    // It was real.
+    gateway.answers(&host(0), "/", 404);
+    gateway.answers(&host(23), "/", &pod);
 }

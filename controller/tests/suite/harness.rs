@@ -35,9 +35,14 @@ pub struct Program {
     _directory: TempDir,
 }
 
-/// Where a program of the workspace is.
+/// Where a program of the workspace is: beside the controller's, or in the directory that `PROGRAMS` names (`make soak` has optimised
+/// ones there).
 pub fn binary(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_BIN_EXE_sluicegate-controller")).with_file_name(name);
+    let beside = Path::new(env!("CARGO_BIN_EXE_sluicegate-controller"));
+    let path = match std::env::var_os("PROGRAMS") {
+        Some(directory) => Path::new(&directory).join(name),
+        None => beside.with_file_name(name),
+    };
     assert!(path.exists(), "{} is missing: cargo build --workspace", path.display());
     path
 }

@@ -5,8 +5,12 @@ use std::sync::Arc;
 use sluicegate_snapshot::{Delta, Edit, Outcome, Settings, World};
 
 use super::{Applier, restored};
+use crate::clock;
 use crate::manifests::source::Certainty;
 use crate::shared::Shared;
+
+/// Seconds after which the world is told the time again.
+const TIME: i64 = 60;
 
 /// Turns edits into tables.
 pub struct Compiler {
@@ -15,12 +19,14 @@ pub struct Compiler {
     shared: Arc<Shared>,
     /// Nothing about the source was in doubt once; before that the state file fills the gaps.
     synced: bool,
+    /// Unix seconds that the world was told last.
+    told: i64,
 }
 
 impl Compiler {
     /// A compiler over an empty world.
     pub fn new(settings: Settings, applier: Applier, shared: Arc<Shared>) -> Self {
-        Compiler { world: World::new(settings), applier, shared, synced: false }
+        Compiler { world: World::new(settings), applier, shared, synced: false, told: 0 }
     }
 
     /// See [`Applier::restore`].
@@ -33,6 +39,11 @@ impl Compiler {
         self.synced
     }
 
+    /// Whether the world has to be told the time: certificates end without anybody writing a file.
+    pub fn is_time_due(&self) -> bool {
+        clock::unix_seconds() >= self.told.saturating_add(TIME)
+    }
+
     /// The compiled world.
     pub fn world(&self) -> &World {
         &self.world
@@ -42,7 +53,11 @@ impl Compiler {
     ///
     /// Until nothing was in doubt once, what the state file knows and the source may only have lost stays in force: a
     /// document that is broken at the start must not cost its routes. From then on the source itself remembers.
-    pub fn apply(&mut self, edits: Vec<Edit>, certainty: &Certainty) -> Outcome {
+    pub fn apply(&mut self, mut edits: Vec<Edit>, certainty: &Certainty) -> Outcome {
+        if self.is_time_due() {
+            self.told = clock::unix_seconds();
+            edits.push(Edit::Now(self.told));
+        }
         let outcome = self.world.apply(edits);
         let delta = if self.synced {
             outcome.delta.clone()

@@ -103,7 +103,7 @@ impl Follower {
             return;
         }
         let count = refresh.edits.len();
-        if count > 0 || !self.applied || !self.compiler.is_synced() {
+        if count > 0 || !self.applied || !self.compiler.is_synced() || self.compiler.is_time_due() {
             let outcome = self.compiler.apply(refresh.edits, &refresh.certainty);
             self.applied = true;
             if count > 0 {

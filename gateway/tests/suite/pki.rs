@@ -1,5 +1,7 @@
 //! Certificates made by the tests.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use openssl::asn1::Asn1Time;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
@@ -22,12 +24,24 @@ pub fn ecdsa(names: &[&str]) -> Pair {
     pair(names, &PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap())
 }
 
+/// ECDSA P-256, valid from and to so many days from now.
+pub fn valid(names: &[&str], from: i64, to: i64) -> Pair {
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+    pair_valid(names, &PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap(), from, to)
+}
+
 /// RSA 2048.
 pub fn rsa(names: &[&str]) -> Pair {
     pair(names, &PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap())
 }
 
 fn pair(names: &[&str], key: &PKey<Private>) -> Pair {
+    pair_valid(names, key, 0, 30)
+}
+
+fn pair_valid(names: &[&str], key: &PKey<Private>, from: i64, to: i64) -> Pair {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
+    let day = |days: i64| Asn1Time::from_unix(now + days * 86_400).unwrap();
     let mut name = X509NameBuilder::new().unwrap();
     name.append_entry_by_text("CN", "sluicegate test").unwrap();
     let name = name.build();
@@ -36,8 +50,8 @@ fn pair(names: &[&str], key: &PKey<Private>) -> Pair {
     builder.set_subject_name(&name).unwrap();
     builder.set_issuer_name(&name).unwrap();
     builder.set_pubkey(key).unwrap();
-    builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
-    builder.set_not_after(&Asn1Time::days_from_now(30).unwrap()).unwrap();
+    builder.set_not_before(&day(from)).unwrap();
+    builder.set_not_after(&day(to)).unwrap();
     let mut san = SubjectAlternativeName::new();
     for name in names {
         san.dns(name);

@@ -11,6 +11,7 @@ mod backend;
 mod claims;
 mod class;
 mod content;
+mod expiry;
 mod host;
 mod mode;
 mod owner;
@@ -48,6 +49,8 @@ pub enum Edit {
     Remove(Kind, ObjectKey),
     /// What is known of the Secrets or ConfigMaps of a namespace. Without [`Settings::guarded`] it changes nothing.
     Access(Kind, Arc<str>, Access),
+    /// The time: Unix seconds. Until one is told nothing is said of certificates that have ended.
+    Now(i64),
 }
 
 /// What a batch of edits did.
@@ -112,6 +115,8 @@ pub struct World {
     diagnostics: BTreeMap<Origin, Vec<Diagnostic>>,
     /// Origins of the diagnostics of an object.
     origins: Index<ObjectRef, Origin>,
+    /// The time that was told last.
+    now: Option<i64>,
     /// Where the objects stand in the API server's history: a version without its digest.
     position: Version,
 }
@@ -140,6 +145,7 @@ impl World {
             snapshot: Snapshot::default(),
             diagnostics: BTreeMap::new(),
             origins: Index::default(),
+            now: None,
             position: Version::default(),
         };
         let mut dirty = Dirty { globals: true, ..Dirty::default() };
@@ -234,6 +240,7 @@ impl World {
             }
             Edit::Remove(kind, key) => (kind, key, None, Vec::new()),
             Edit::Access(kind, namespace, access) => return self.take_access(kind, namespace, access, dirty),
+            Edit::Now(now) => return self.take_time(now, dirty),
         };
         self.diagnose(Origin::Object(kind, key.clone()), diagnostics, diagnosed);
         let Some(change) = self.store.put(kind, &key, facts.as_ref()) else { return };
@@ -247,8 +254,10 @@ impl World {
                 dirty.slices.insert(key);
             }
             Kind::Secret => {
-                if !change.renewed {
-                    self.mark_secret(&key, dirty);
+                match change.renewed {
+                    // Only its end is another one.
+                    true => dirty.references.extend(self.by_secret.of(&key).cloned()),
+                    false => self.mark_secret(&key, dirty),
                 }
                 dirty.certificates.insert(key);
             }
@@ -314,12 +323,12 @@ impl World {
         delta.version = self.snapshot.version.clone();
         for key in &dirty.references {
             let diagnostics = match self.claims.get(key) {
-                Some(claims) => references::diagnose(claims, &self.store, &self.snapshot),
+                Some(claims) => references::diagnose(claims, &self.store, &self.snapshot, self.now),
                 None => Vec::new(),
             };
             self.diagnose(Origin::References(key.clone()), diagnostics, &mut diagnosed);
         }
-        let diagnostics = references::diagnose_settings(&self.settings, &self.store, &self.snapshot);
+        let diagnostics = references::diagnose_settings(&self.settings, &self.store, &self.snapshot, self.now);
         self.diagnose(Origin::Settings, diagnostics, &mut diagnosed);
         Outcome { delta, diagnosed }
     }

@@ -1,6 +1,7 @@
 //! What an Ingress names and does not get: Services, ports, endpoints, ConfigMaps, Secrets.
 
 use super::claims::{Claims, Reference};
+use super::expiry;
 use super::store::Store;
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
 use crate::key::{BackendKey, Kind, ObjectKey, ObjectRef};
@@ -8,14 +9,14 @@ use crate::model::{Backend, Resource, Snapshot, Unavailable};
 use crate::settings::Settings;
 
 /// The diagnostics of one Ingress' references, each at the field that names it.
-pub fn diagnose(claims: &Claims, store: &Store, snapshot: &Snapshot) -> Vec<Diagnostic> {
+pub fn diagnose(claims: &Claims, store: &Store, snapshot: &Snapshot, now: Option<i64>) -> Vec<Diagnostic> {
     let object = ObjectRef::new(Kind::Ingress, &claims.ingress);
     let mut diagnostics: Vec<Diagnostic> = Vec::new();
     for (reference, field) in &claims.references {
         let problem = match reference {
             Reference::Backend(key) => backend(key, snapshot),
             Reference::Content(key) => content(key, store, snapshot),
-            Reference::Secret(key) => secret(key, store),
+            Reference::Secret(key) => secret(key, store, now),
         };
         if let Some((reason, message)) = problem {
             diagnostics.push(Diagnostic::new(object.clone(), reason, field.clone(), message));
@@ -25,13 +26,13 @@ pub fn diagnose(claims: &Claims, store: &Store, snapshot: &Snapshot) -> Vec<Diag
 }
 
 /// What the settings name and do not get, each at the object that is missing.
-pub fn diagnose_settings(settings: &Settings, store: &Store, snapshot: &Snapshot) -> Vec<Diagnostic> {
+pub fn diagnose_settings(settings: &Settings, store: &Store, snapshot: &Snapshot, now: Option<i64>) -> Vec<Diagnostic> {
     let mut diagnostics = Vec::new();
     let mut report = |kind: Kind, key: &ObjectKey, setting: &str, (reason, message): (DiagnosticReason, String)| {
         diagnostics.push(Diagnostic::new(ObjectRef::new(kind, key), reason, format!("(setting {setting})"), message));
     };
     if let Some(key) = &settings.default_certificate
-        && let Some(problem) = secret(key, store)
+        && let Some(problem) = secret(key, store, now)
     {
         report(Kind::Secret, key, "defaultCertificate", problem);
     }
@@ -119,8 +120,8 @@ fn content(key: &ObjectKey, store: &Store, snapshot: &Snapshot) -> Option<(Diagn
     }
 }
 
-/// Why a Secret gives no certificate.
-pub fn secret(key: &ObjectKey, store: &Store) -> Option<(DiagnosticReason, String)> {
+/// Why a Secret gives no certificate, or none for long.
+pub fn secret(key: &ObjectKey, store: &Store, now: Option<i64>) -> Option<(DiagnosticReason, String)> {
     let Some(facts) = store.secrets.get(key) else {
         if let Some(unknown) = store.unknown(Kind::Secret, key) {
             return unknown.problem("the last good certificate stays in force, else the default certificate is served");
@@ -128,7 +129,10 @@ pub fn secret(key: &ObjectKey, store: &Store) -> Option<(DiagnosticReason, Strin
         let message = format!("Secret {key} does not exist; the default certificate is served");
         return Some((DiagnosticReason::SecretNotFound, message));
     };
-    let problem = facts.certificate.as_ref().err()?;
+    let problem = match &facts.certificate {
+        Ok(certificate) => return expiry::problem(key, certificate, now),
+        Err(problem) => problem,
+    };
     let message = format!(
         "Secret {key}: {}; the last good certificate stays in force, else the default certificate is served",
         problem.message()

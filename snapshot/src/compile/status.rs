@@ -59,6 +59,7 @@ fn port_error(reason: DiagnosticReason) -> Option<&'static str> {
     match reason {
         DiagnosticReason::SecretNotFound | DiagnosticReason::SecretIncomplete => Some("CertificateMissing"),
         DiagnosticReason::SecretAccessDenied => Some("SecretAccessDenied"),
+        DiagnosticReason::CertificateExpired => Some("CertificateExpired"),
         DiagnosticReason::CertificateInvalid => Some("CertificateInvalid"),
         DiagnosticReason::CertificateKeyMismatch => Some("CertificateKeyMismatch"),
         DiagnosticReason::CertificateHostMismatch => Some("CertificateHostMismatch"),

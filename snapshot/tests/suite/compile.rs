@@ -473,3 +473,38 @@ fn objects_print_as_their_name_and_never_as_their_content() {
     let objects = objects(&secret("t", &certificate_pem(&["a.test"])));
     assert_eq!(format!("{:?}", Edit::Put(objects[0].clone())), "Put(Secret n/t)");
 }
+
+#[test]
+fn a_certificate_that_ends_is_told_in_time_and_renewed_no_more() {
+    const DAY: i64 = 86_400;
+    const START: i64 = 1_700_000_000;
+    // A year: two weeks before its end. A week: a day before.
+    for (days, warned) in [(365, 14), (7, 1)] {
+        let end = START + i64::from(days) * DAY;
+        let objects = joined(&[
+            &secret("short", &pem_with(&["a.test"], &ec_key(), days)),
+            &tls_ingress("i", "[{hosts: [a.test], secretName: short}]"),
+            service(),
+        ]);
+        let mut world = world(Settings::default(), &objects);
+        assert_eq!(reasons(&world), Vec::<String>::new(), "nobody told the time");
+        for (now, said) in [
+            (START, None),
+            (end - warned * DAY - 1, None),
+            (end - warned * DAY, Some("CertificateExpiring")),
+            (end - 1, Some("CertificateExpiring")),
+            (end, Some("CertificateExpired")),
+            // A clock that was wrong.
+            (START, None),
+            (end + DAY, Some("CertificateExpired")),
+        ] {
+            let outcome = world.apply([Edit::Now(now)]);
+            let expected: Vec<String> = said.iter().map(|reason| format!("Ingress n/i {reason}")).collect();
+            assert_eq!(reasons(&world), expected, "{days} days, at {now}");
+            assert!(outcome.delta.is_empty(), "what is served does not depend on the time");
+        }
+        let renewed = secret("short", &pem_with(&["a.test"], &ec_key(), days + 100));
+        world.apply(crate::objects::objects(&renewed).into_iter().map(Edit::Put));
+        assert_eq!(reasons(&world), Vec::<String>::new(), "renewed");
+    }
+}

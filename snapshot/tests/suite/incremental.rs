@@ -170,7 +170,13 @@ fn access() -> impl Strategy<Value = Edit> {
         .prop_map(|(kind, namespace, access)| Edit::Access(kind, namespace.into(), access))
 }
 
-/// Puts, for some of them a later removal, and now and then an answer about access.
+/// Before, at the end of, and after the life of the certificates.
+fn time() -> impl Strategy<Value = Edit> {
+    let end = 1_700_000_000 + 3650 * 86_400;
+    prop::sample::select(vec![end - 400 * 86_400, end - 86_400, end]).prop_map(Edit::Now)
+}
+
+/// Puts, for some of them a later removal, and now and then an answer about access, or the time.
 pub fn edits() -> impl Strategy<Value = Vec<Edit>> {
     let object = (anything(), 0..5u8).prop_map(|(value, action)| {
         let object = objects::object(value);
@@ -181,7 +187,7 @@ pub fn edits() -> impl Strategy<Value = Vec<Edit>> {
             _ => Edit::Put(object),
         }
     });
-    prop::collection::vec(prop_oneof![9 => object, 1 => access()], 1..25)
+    prop::collection::vec(prop_oneof![9 => object, 1 => access(), 1 => time()], 1..25)
 }
 
 fn host_policy() -> impl Strategy<Value = HostPolicy> {
@@ -227,6 +233,7 @@ fn remaining(script: &[Edit]) -> Vec<Edit> {
             Edit::Remove(kind, key) => (*kind, key.clone()),
             // No object has such a name.
             Edit::Access(kind, namespace, _) => (*kind, ObjectKey::new(namespace.clone(), "")),
+            Edit::Now(_) => (Kind::Secret, ObjectKey::cluster("the time")),
         };
         last.insert(identity, edit.clone());
     }
