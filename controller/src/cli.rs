@@ -85,6 +85,9 @@ struct RunArgs {
     /// Address that is written to statuses: an IP address or a host name; may be given several times.
     #[arg(long, value_name = "ADDR")]
     publish_address: Vec<String>,
+    /// Write the addresses to statuses that gateways report.
+    #[arg(long)]
+    publish_gateways: bool,
     /// Empty the statuses at the end.
     #[arg(long)]
     clear_status_on_shutdown: bool,
@@ -227,6 +230,7 @@ impl RunArgs {
         over(&mut settings.metrics, self.metrics);
         over(&mut settings.publish_service, self.publish_service);
         over_list(&mut settings.publish_addresses, self.publish_address);
+        settings.publish_gateways |= self.publish_gateways;
         settings.clear_status_on_shutdown |= self.clear_status_on_shutdown;
         over(&mut settings.lease, self.lease);
         settings.judge()?;

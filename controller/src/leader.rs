@@ -14,6 +14,7 @@ use sluicegate_snapshot::ObjectKey;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
+use crate::status::Board;
 use crate::watch::Failure;
 
 /// Seconds after which a holder that no longer renews has lost the Lease.
@@ -32,6 +33,9 @@ const CALL_LIMIT: Duration = Duration::from_secs(3);
 /// Wait after a failure.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// How often the Lease is read again because somebody wrote in between.
+const MAX_TRIES: usize = 3;
+
 /// What became of one look at the Lease.
 #[derive(Debug, PartialEq, Eq)]
 enum Look {
@@ -47,17 +51,18 @@ pub struct Candidate {
     key: ObjectKey,
     /// By this name it holds the Lease.
     identity: String,
+    /// Where controllers tell each other what their gateways report, if anybody wants to know.
+    board: Option<Board>,
     /// The holder and time of renewal that were seen last, and since when: other machines' clocks do not matter.
     seen: Option<(Option<String>, Option<Timestamp>, Instant)>,
 }
 
 impl Candidate {
-    /// A candidate for this Lease.
-    pub fn new(client: Client, key: ObjectKey) -> Self {
-        // Names of pods are unique; processes on one machine are told apart by the number.
+    /// A candidate for this Lease, with the number that tells processes on one machine apart.
+    pub fn new(client: Client, key: ObjectKey, number: u32, board: Option<Board>) -> Self {
         let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let identity = format!("{machine}_{:08x}", rand::random::<u32>());
-        Candidate { api: Api::namespaced(client, &key.namespace), key, identity, seen: None }
+        let identity = format!("{machine}_{number:08x}");
+        Candidate { api: Api::namespaced(client, &key.namespace), key, identity, board, seen: None }
     }
 
     /// Holds the Lease whenever it can, and says in `leads` whether it does; until `stop`, when it gives it back.
@@ -117,6 +122,17 @@ impl Candidate {
     }
 
     async fn look(&mut self) -> Result<Look, Failure> {
+        // Others write into the Lease as well, and that takes nothing from its holder.
+        for _ in 1..MAX_TRIES {
+            if let Some(look) = self.try_to_look().await? {
+                return Ok(look);
+            }
+        }
+        Ok(self.try_to_look().await?.unwrap_or(Look::Others))
+    }
+
+    /// `None`: somebody wrote in between.
+    async fn try_to_look(&mut self) -> Result<Option<Look>, Failure> {
         let Some(mut lease) = self.api.get_opt(&self.key.name).await.map_err(|error| Failure::of(&error))? else {
             let metadata = ObjectMeta { name: Some(self.key.name.to_string()), ..ObjectMeta::default() };
             let spec = Some(self.held(None));
@@ -136,8 +152,14 @@ impl Candidate {
             None => true,
             Some(holder) => *holder == self.identity || unchanged_for > duration,
         };
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        let has_news = self.board.as_mut().is_some_and(|board| board.exchange(annotations, Instant::now()));
         if !may_take {
-            return Ok(Look::Others);
+            if has_news {
+                return Ok(Self::written(self.api.replace(&self.key.name, &PostParams::default(), &lease).await)?
+                    .map(|_| Look::Others));
+            }
+            return Ok(Some(Look::Others));
         }
         lease.spec = Some(self.held(Some(&spec)));
         Self::written(self.api.replace(&self.key.name, &PostParams::default(), &lease).await)
@@ -161,11 +183,11 @@ impl Candidate {
         }
     }
 
-    fn written(result: kube::Result<Lease>) -> Result<Look, Failure> {
+    fn written(result: kube::Result<Lease>) -> Result<Option<Look>, Failure> {
         match result {
-            Ok(_) => Ok(Look::Held),
+            Ok(_) => Ok(Some(Look::Held)),
             // The version that was read is no longer the newest: somebody was faster.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Look::Others),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
             Err(error) => Err(Failure::of(&error)),
         }
     }

@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::publish::{self, Publication};
 use crate::settings::Settings;
 use crate::shared::Shared;
-use crate::status::{self, Desk, Source};
+use crate::status::{self, Addresses, Board, Desk, Source};
 use crate::trust::Trust;
 use crate::watch::{Needs, News, Watcher, follow_needs};
 use crate::{admin, clock, connect};
@@ -101,7 +101,7 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
     let (notices, noticed) = mpsc::unbounded_channel();
     let fixed = match &addresses {
         Source::Fixed(addresses) => Some(addresses.clone()),
-        Source::None | Source::Service(_) => None,
+        Source::None | Source::Service(_) | Source::Gateways => None,
     };
     let desk = Desk::new(fixed, jobs);
     let outlets = Outlets {
@@ -128,9 +128,21 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
         tokio::spawn(watcher.clone().follow(feed));
     }
     tokio::spawn(follow_needs(watcher.clone(), needed));
-    if let Source::Service(service) = addresses {
-        tokio::spawn(status::follow_addresses(watcher, service, shared.clone()));
-    }
+    // Names of pods are unique; processes on one machine are told apart by a number.
+    let number = rand::random();
+    let board = match addresses {
+        Source::Service(service) => {
+            tokio::spawn(status::follow_addresses(watcher, service, shared.clone()));
+            None
+        }
+        Source::Gateways => {
+            let (own, reported) = watch::channel(Addresses::default());
+            let (noted, others) = watch::channel(Addresses::default());
+            tokio::spawn(status::follow_gateways(publication.clone(), own, others, news.clone()));
+            Some(Board::new(number, reported, noted))
+        }
+        Source::None | Source::Fixed(_) => None,
+    };
     let writer = status::Writer {
         client: client.clone(),
         field_manager: settings.field_manager(),
@@ -142,7 +154,7 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
     tokio::spawn(tell_of_lead(leads, news.clone()));
     tokio::spawn(tell_the_time(news.clone()));
     let (resign, resigned) = oneshot::channel();
-    tokio::spawn(Candidate::new(client, lease).run(leading, resigned));
+    tokio::spawn(Candidate::new(client, lease, number, board).run(leading, resigned));
     announce(&[("publish", &publish_listener), ("admin", &admin_listener)], metrics_listener.as_ref());
     tokio::spawn(admin::serve(admin_listener, shared.clone(), admin::Scope::Admin));
     if let Some(listener) = metrics_listener {

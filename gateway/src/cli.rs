@@ -63,6 +63,9 @@ struct RunArgs {
     /// Controller to follow instead of manifests, as https://HOST:PORT; may be given several times.
     #[arg(long, value_name = "URL")]
     controller: Vec<String>,
+    /// Address at which clients reach this gateway, for statuses of Ingresses; may be given several times.
+    #[arg(long, value_name = "ADDR")]
+    report_address: Vec<String>,
     /// Authorities that sign controllers' certificates, PEM.
     #[arg(long, value_name = "FILE")]
     controller_ca: Option<PathBuf>,
@@ -195,6 +198,7 @@ impl RunArgs {
         let mut settings = self.meaning.settings()?;
         over_list(&mut settings.manifests, self.manifests);
         over_list(&mut settings.controllers, self.controller);
+        over_list(&mut settings.report_addresses, self.report_address.into_iter().map(Into::into).collect());
         over(&mut settings.controller_ca, self.controller_ca);
         over(&mut settings.client_cert, self.client_cert);
         over(&mut settings.client_key, self.client_key);

@@ -123,8 +123,15 @@ impl Bench {
             from_watch.push(seen.saturating_duration_since(called));
         }
         let (mut added, mut removed) = self.endpoints(http);
+        // Of one that has just come to it and of which no admin page was asked: the table as JSON takes memory of its own.
+        let fresh_state = directory.join(format!("fresh-{others}"));
+        std::fs::create_dir(&fresh_state).unwrap();
+        let (fresh, fresh_http, fresh_admin) = self::gateway(publish, &directory, &fresh_state);
+        same_version(fresh_admin, gateway_admin);
+        assert_eq!(client::connect(fresh_http).request("GET", "steady.bench.test", "/", &[]).status, 200);
         let memory = |process: &Process| resident(&process.id().to_string()) as f64 / 1024.0 / 1024.0;
-        let (controller_memory, gateway_memory) = (memory(&controller), memory(&gateway));
+        let (controller_memory, gateway_memory) = (memory(&controller), memory(&fresh));
+        drop(fresh);
         // Its state file is written a moment after the last change.
         std::thread::sleep(Duration::from_secs(3));
         drop((controller, gateway));
@@ -205,6 +212,21 @@ fn complete(admin: SocketAddr, hosts: usize) {
     let started = Instant::now();
     while hosts_of(admin) < hosts {
         assert!(started.elapsed() < PATIENCE, "{admin} has {} of {hosts} hosts", hosts_of(admin));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The line of a gateway's metrics that says what it has in force.
+fn version(admin: SocketAddr) -> Option<String> {
+    let page = client::get(admin, "admin", "/metrics").text();
+    page.lines().find(|line| line.starts_with("sluicegate_config_version ")).map(str::to_owned)
+}
+
+/// Waits until a gateway has in force what another one has.
+fn same_version(admin: SocketAddr, other: SocketAddr) {
+    let started = Instant::now();
+    while version(admin).is_none() || version(admin) != version(other) {
+        assert!(started.elapsed() < PATIENCE, "{admin}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -80,6 +80,8 @@ pub struct Gateway {
     pub peer: SocketAddr,
     /// Version of its program.
     pub program: Arc<str>,
+    /// Addresses at which clients reach it, as it says.
+    pub addresses: Vec<Arc<str>>,
     /// What it has in force.
     pub acknowledged: Option<Version>,
     /// What it cannot use.

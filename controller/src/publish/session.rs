@@ -20,6 +20,7 @@ use super::server::{Sources, Streams};
 use super::{Entered, Gateway, Publication};
 use crate::events::Loss;
 use crate::metrics::Metrics;
+use crate::status::{MAX_ADDRESSES, parse_reported};
 use crate::watch::News;
 
 /// Resources in one part of a full sync.
@@ -50,6 +51,7 @@ pub(super) async fn run(streams: Streams, sources: Sources) {
         identity,
         peer,
         program: hello.program.clone(),
+        addresses: addresses(&hello),
         acknowledged: None,
         refused: Vec::new(),
         sequence: 0,
@@ -63,6 +65,18 @@ pub(super) async fn run(streams: Streams, sources: Sources) {
         Err(why) => why,
     };
     tracing::info!(gateway = %hello.gateway, %peer, "gateway gone: {why}");
+}
+
+/// What a gateway reports and can be an address.
+fn addresses(hello: &Hello) -> Vec<Arc<str>> {
+    let is_address = |text: &&Arc<str>| {
+        let is = parse_reported(text).is_some();
+        if !is {
+            tracing::warn!(gateway = %hello.gateway, address = %text, "a gateway reports what is no address; it is left out");
+        }
+        is
+    };
+    hello.addresses.iter().take(MAX_ADDRESSES).filter(is_address).cloned().collect()
 }
 
 struct Session {

@@ -68,6 +68,8 @@ pub struct Settings {
     pub publish_service: Option<String>,
     /// Addresses that are written to statuses: IP addresses or host names.
     pub publish_addresses: Vec<String>,
+    /// Write the addresses to statuses that gateways report.
+    pub publish_gateways: bool,
     /// Empty the statuses at the end.
     pub clear_status_on_shutdown: bool,
     /// Lease of the controller that writes statuses: NAMESPACE/NAME; absent: `sluicegate-controller`, with the class behind it where
@@ -121,6 +123,7 @@ impl Default for Settings {
             watch_secrets_everywhere: false,
             publish_service: None,
             publish_addresses: Vec::new(),
+            publish_gateways: false,
             clear_status_on_shutdown: false,
             lease: None,
             configmap: None,
@@ -143,8 +146,11 @@ impl SettingsFile for Settings {
 
     fn judge(&self) -> Result<(), SettingsError> {
         let wrong = |message: &str| Err(SettingsError(message.to_owned()));
-        if self.publish_service.is_some() && !self.publish_addresses.is_empty() {
-            return wrong("publishService and publishAddresses are both given: statuses have one source of addresses");
+        let sources = [self.publish_service.is_some(), !self.publish_addresses.is_empty(), self.publish_gateways];
+        if sources.into_iter().filter(|given| *given).count() > 1 {
+            return wrong(
+                "of publishService, publishAddresses and publishGateways several are given: statuses have one source of addresses",
+            );
         }
         if self.watch_namespaces.iter().any(|name| name.is_empty() || name.contains('/')) {
             return wrong("watchNamespaces: each must be the name of a namespace");
@@ -181,7 +187,8 @@ mod tests {
             ("publish: nowhere", "publish"),
             ("publishService: x", "publishService `x`"),
             ("publishAddresses: [a b]", "publishAddresses `a b`"),
-            ("{publishService: a/b, publishAddresses: [192.0.2.1]}", "both given"),
+            ("{publishService: a/b, publishAddresses: [192.0.2.1]}", "several are given"),
+            ("{publishGateways: true, publishAddresses: [192.0.2.1]}", "several are given"),
             ("defaultBackend: x", "defaultBackend `x`"),
             ("defaultCertificate: x", "defaultCertificate `x`"),
             ("lease: x", "lease `x`"),

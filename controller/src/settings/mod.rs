@@ -83,6 +83,9 @@ impl Settings {
         if let Some(service) = object("publishService", self.publish_service.as_deref())? {
             return Ok(Source::Service(service));
         }
+        if self.publish_gateways {
+            return Ok(Source::Gateways);
+        }
         let address = |text: &String| match (text.parse::<IpAddr>(), is_object_name(text)) {
             (Ok(ip), _) => Ok(PublishAddress::Ip(ip)),
             (Err(_), true) => Ok(PublishAddress::Hostname(text.as_str().into())),

@@ -1,4 +1,5 @@
-//! The addresses to publish: given ones, or those of the Service that the gateways stand behind.
+//! The addresses to publish: given ones, or those of the Service that the gateways stand behind ([`super::reported`] has those that
+//! gateways report).
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -29,6 +30,8 @@ pub enum Source {
     Fixed(Vec<PublishAddress>),
     /// `--publish-service`.
     Service(ObjectKey),
+    /// `--publish-gateways`.
+    Gateways,
 }
 
 /// Follows the Service whose addresses are published, until nobody listens any more.

@@ -100,7 +100,7 @@ pub async fn stream(publish: SocketAddr, hello: Hello) -> (h2::SendStream<Bytes>
 }
 
 pub fn hello(wire: u32) -> Hello {
-    Hello { wire, gateway: "test".into(), program: "test".into(), have: None, lacks_keys: false }
+    Hello { wire, gateway: "test".into(), program: "test".into(), have: None, lacks_keys: false, addresses: Vec::new() }
 }
 
 pub fn runtime() -> tokio::runtime::Runtime {

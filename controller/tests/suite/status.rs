@@ -4,10 +4,11 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::harness::{Cluster, eventually};
+use crate::harness::{Cluster, Controller, Gateway, eventually};
 
 pub const TESTS: &[Test] = &[
     ("a_service_gives_its_addresses", a_service_gives_its_addresses),
+    ("gateways_report_their_addresses", gateways_report_their_addresses),
     ("it_is_written_once_and_by_name", it_is_written_once_and_by_name),
     ("the_command_prints_what_is_wrong", the_command_prints_what_is_wrong),
 ];
@@ -121,4 +122,40 @@ fn the_command_prints_what_is_wrong() {
     let (code, _, errors) = run(&["printed/gone"]);
     assert_eq!(code, Some(1));
     assert!(errors.contains("Ingress printed/gone does not exist"), "{errors}");
+}
+
+/// Each gateway follows another controller; one of these writes the statuses, with the addresses of both gateways.
+fn gateways_report_their_addresses() {
+    let cluster = Cluster::new("reported");
+    cluster.api.create(&cluster.host("web", "reported.test", "web"));
+    let controllers = [(); 2].map(|()| cluster.controller(json!({"publishGateways": true})));
+    let gateway = |controller: &Controller, addresses: serde_json::Value| {
+        Gateway::start(&[controller.publish], json!({"reportAddresses": addresses})).ready()
+    };
+    let _gateways = [
+        gateway(&controllers[0], json!(["192.0.2.8", "edge.reported.test"])),
+        gateway(&controllers[1], json!(["192.0.2.9"])),
+        gateway(&controllers[1], json!([])),
+    ];
+    let published = || {
+        let points = cluster.points("web");
+        let texts = points.as_array()?.iter().filter_map(|point| point["ip"].as_str().or(point["hostname"].as_str()));
+        Some(texts.map(str::to_owned).collect::<Vec<_>>())
+    };
+    let all = ["192.0.2.8", "192.0.2.9", "edge.reported.test"];
+    eventually("the addresses of both", || (published()? == all).then_some(()));
+    assert!(
+        controllers.iter().filter(|controller| controller.metric("sluicegate_controller_leader") == Some(1.0)).count()
+            == 1
+    );
+    // The leader dies, and its gateway with it for the moment: what it noted counts on.
+    let [first, second] = controllers;
+    let (leader, other) = match first.metric("sluicegate_controller_leader") {
+        Some(1.0) => (first, second),
+        _ => (second, first),
+    };
+    drop(leader);
+    cluster.api.create(&cluster.host("late", "late.reported.test", "web"));
+    eventually("the other to lead", || (other.metric("sluicegate_controller_leader") == Some(1.0)).then_some(()));
+    eventually("the late one's status", || (cluster.points("late").as_array()?.len() == 3).then_some(()));
 }

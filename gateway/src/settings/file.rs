@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,8 @@ pub struct Settings {
     pub client_key: Option<PathBuf>,
     /// A service account's token that the gateway shows controllers.
     pub token_file: Option<PathBuf>,
+    /// Addresses at which clients reach this gateway, for statuses of Ingresses: IP addresses or host names.
+    pub report_addresses: Vec<Arc<str>>,
     /// Where the last good snapshot is kept; without it nothing is.
     pub state_dir: Option<PathBuf>,
     /// File with the key that private keys in the state file are encrypted with; without it they are not in it.
@@ -162,6 +165,7 @@ impl Default for Settings {
             metrics: None,
             manifests: Vec::new(),
             controllers: Vec::new(),
+            report_addresses: Vec::new(),
             controller_ca: None,
             client_cert: None,
             client_key: None,
@@ -234,6 +238,7 @@ impl SettingsFile for Settings {
         if !self.manifests.is_empty() && !self.controllers.is_empty() {
             return wrong("manifests and controllers are both given: a gateway has one source");
         }
+        self.judge_reported()?;
         if self.state_key.is_some() && self.state_dir.is_none() {
             return wrong("stateKey has a meaning only with stateDir");
         }
@@ -278,6 +283,9 @@ mod tests {
             ("http: [nowhere]", "http[0]"),
             ("stateKey: a", "stateDir"),
             ("controllers: ['https://a:1']", "controllerCa"),
+            ("{controllers: ['http://a:1'], reportAddresses: [a b]}", "reportAddresses `a b`"),
+            ("{controllers: ['http://a:1'], reportAddresses: ['::']}", "reportAddresses `::`"),
+            ("reportAddresses: [192.0.2.1]", "controllers"),
             ("{controllers: ['https://a:1'], controllerCa: c}", "clientCert"),
             ("{controllers: ['https://a:1'], controllerCa: c, clientCert: d}", "clientKey"),
             ("{controllers: ['http://a:1'], tokenFile: t}", "https"),

@@ -9,6 +9,7 @@ pub use file::{AccessLogSettings, Settings, TimeoutSettings};
 pub use sluicegate_process::settings::{SettingsFile, read};
 pub use sluicegate_process::{LogFormat, LogSettings, SettingsError};
 
+use sluicegate_snapshot::key::is_object_name;
 use sluicegate_snapshot::model::Reach;
 use sluicegate_snapshot::settings::{CLUSTER_DOMAIN, ClassSettings, HostPolicy};
 use sluicegate_snapshot::{BackendKey, Mode, ObjectKey};
@@ -84,6 +85,23 @@ impl Settings {
             return wrong("controllers: http is not encrypted, and credentials are given: use https");
         }
         Ok(())
+    }
+
+    /// What is reported has to be an address, and somebody has to be told.
+    fn judge_reported(&self) -> Result<(), SettingsError> {
+        let is_address = |text: &str| match text.parse::<std::net::IpAddr>() {
+            Ok(ip) => !ip.is_unspecified() && !ip.is_multicast(),
+            Err(_) => is_object_name(text),
+        };
+        match self.report_addresses.iter().find(|text| !is_address(text)) {
+            Some(text) => Err(SettingsError(format!(
+                "reportAddresses `{text}`: expected an IP address or a host name of this gateway"
+            ))),
+            None if !self.report_addresses.is_empty() && self.controllers.is_empty() => {
+                Err(SettingsError("reportAddresses are for controllers, and none is given".to_owned()))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The controllers to follow.

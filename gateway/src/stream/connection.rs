@@ -179,6 +179,7 @@ impl Session {
             program: env!("CARGO_PKG_VERSION").into(),
             have: has_table.then(|| self.applier.snapshot().version.clone()),
             lacks_keys: self.applier.awaits_keys(),
+            addresses: self.shared.settings.report_addresses.clone(),
         }
     }
 

@@ -201,7 +201,14 @@ mod tests {
 
     fn hello() -> Frame {
         let text: std::sync::Arc<str> = "x".into();
-        Frame::Hello(Hello { wire: 1, gateway: text.clone(), program: text, have: None, lacks_keys: false })
+        Frame::Hello(Hello {
+            wire: 1,
+            gateway: text.clone(),
+            program: text,
+            have: None,
+            lacks_keys: false,
+            addresses: Vec::new(),
+        })
     }
 
     #[test]

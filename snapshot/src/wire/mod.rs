@@ -56,6 +56,9 @@ pub struct Hello {
     /// What it has lacks private keys (it comes from a state file): it needs everything.
     #[serde(default)]
     pub lacks_keys: bool,
+    /// Addresses at which clients reach it: IP addresses or host names, for statuses of Ingresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<Arc<str>>,
 }
 
 /// The first frame of a controller.

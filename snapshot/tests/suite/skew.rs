@@ -270,6 +270,7 @@ fn fixture_of_the_conversation() {
             program: "0.1.0".into(),
             have: None,
             lacks_keys: false,
+            addresses: Vec::new(),
         }),
         Frame::Welcome(Welcome { wire: WIRE, controller: "controller".into(), program: "0.1.0".into() }),
         Frame::FullBegin(FullBegin { version: world.snapshot().version.clone(), confirmed: true }),
