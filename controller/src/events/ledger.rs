@@ -56,10 +56,14 @@ impl Ledger {
         self.leads = leads;
     }
 
-    /// An Ingress is there. True: in a generation that was not seen before, after it was seen in another one or not at all.
+    /// An Ingress is there. True: in a generation, or with annotations, that were not seen before, after it was seen in another form or
+    /// not at all.
     pub fn observe(&mut self, ingress: &ObjectKey, observed: &Observed) -> bool {
         let old = self.observed.insert(ingress.clone(), observed.clone());
-        old.is_none_or(|old| (old.uid, old.generation) != (observed.uid.clone(), observed.generation))
+        old.is_none_or(|old| {
+            (old.uid, old.generation, old.annotations)
+                != (observed.uid.clone(), observed.generation, observed.annotations)
+        })
     }
 
     /// An Ingress is gone.

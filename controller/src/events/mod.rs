@@ -10,6 +10,7 @@ mod writer;
 use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
+use sluicegate_snapshot::model::Digest;
 use sluicegate_snapshot::{Diagnostic, ObjectKey, Severity};
 
 pub use ledger::{Ledger, Published};
@@ -69,8 +70,12 @@ impl Notice {
     pub fn effective(ingress: &ObjectKey, observed: &Observed, gateways: usize, version: &str) -> Self {
         let plural = if gateways == 1 { "" } else { "s" };
         let note = format!("in force on {gateways} gateway{plural}, as version {version}");
-        // Once per generation, whatever the version.
-        Notice::new(ingress, observed, EFFECTIVE, "Normal", &note, "")
+        // Once per generation and annotations, whatever the version.
+        let identity = match observed.annotations == Digest::default() {
+            true => String::new(),
+            false => observed.annotations.to_string(),
+        };
+        Notice::new(ingress, observed, EFFECTIVE, "Normal", &note, &identity)
     }
 
     /// A gateway holds back what came from the controller with this Lease, since it would lose most of its routes.

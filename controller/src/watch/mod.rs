@@ -8,6 +8,7 @@ mod known;
 mod namespaces;
 mod reflector;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -18,7 +19,7 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 use sluicegate_snapshot::compile::PublishAddress;
-use sluicegate_snapshot::facts::Trimmed;
+use sluicegate_snapshot::facts::{NGINX_PREFIX, Trimmed};
 use sluicegate_snapshot::model::{Digest, Version};
 use sluicegate_snapshot::{Kind, Object, ObjectKey};
 use tokio::sync::oneshot;
@@ -108,6 +109,16 @@ pub struct Listed {
     pub generation: u64,
 }
 
+/// Digest of annotations of ours, of ingress-nginx, and of the class; nothing for none.
+fn meant(annotations: Option<&BTreeMap<String, String>>) -> Digest {
+    let is_meant = |name: &str| {
+        ["sluicegate.dev/", NGINX_PREFIX, "kubernetes.io/ingress.class"].iter().any(|begin| name.starts_with(begin))
+    };
+    let meant: BTreeMap<&String, &String> =
+        annotations.into_iter().flatten().filter(|(name, _)| is_meant(name)).collect();
+    if meant.is_empty() { Digest::default() } else { Digest::of("annotations", &(), &meant) }
+}
+
 /// What else is of interest of an Ingress: what its status says, as far as it has to be compared, and its generation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
@@ -115,6 +126,8 @@ pub struct Observed {
     pub uid: Arc<str>,
     /// `metadata.generation`: raised by each change of the spec.
     pub generation: i64,
+    /// Digest of the annotations that may have a meaning here: they do not raise the generation.
+    pub annotations: Digest,
     /// Digest of `status.loadBalancer.ingress`.
     pub digest: Digest,
     /// `metadata.resourceVersion`.
@@ -214,6 +227,7 @@ watched!(
         let resource_version = self.metadata.resource_version.as_deref().unwrap_or_default().into();
         let writers = Writers::of(&self.metadata, us);
         Some(Observed {
+            annotations: meant(self.metadata.annotations.as_ref()),
             uid: self.metadata.uid.as_deref().unwrap_or_default().into(),
             generation: self.metadata.generation.unwrap_or_default(),
             digest: crate::status::digest(&points),

@@ -53,6 +53,13 @@ fn an_ingress_is_told_what_is_wrong_and_when_it_works() {
     let note = eventually("it to be in force", || notes(&cluster, "web", "Effective").first().cloned());
     let version = controller.page("/table").json()["version"]["digest"].as_str().unwrap()[..12].to_owned();
     assert_eq!(note, format!("in force on 1 gateway, as version 0-{version}"));
+    // An annotation is a change too, though it raises no generation.
+    let annotation = json!({"metadata": {"annotations": {"nginx.ingress.kubernetes.io/ssl-redirect": "false"}}});
+    cluster.api.merge(&cluster.path("Ingress", "web"), &annotation);
+    eventually("that to be in force", || (notes(&cluster, "web", "Effective").len() == 2).then_some(()));
+    cluster
+        .api
+        .merge(&cluster.path("Ingress", "web"), &json!({"metadata": {"annotations": {"somebody.test/else": "x"}}}));
     // One that a controller starts with, and one that another has told already, is not told again.
     let count = events(&cluster, "web").len();
     let written = |controller: &crate::harness::Controller| {
