@@ -13,10 +13,12 @@ mod class;
 mod content;
 mod expiry;
 mod host;
+mod index;
 mod mode;
 mod owner;
 mod reach;
 mod references;
+mod stages;
 mod status;
 mod store;
 mod tls;
@@ -27,16 +29,15 @@ use std::sync::Arc;
 pub use access::{Access, READER_ROLE};
 pub use status::{IngressPoint, PortStatus, PublishAddress};
 
-use claims::{Claims, Reference};
+use claims::Claims;
 use class::{ClassRef, Classes};
-use owner::Title;
 use store::{Index, Store};
 
 use crate::diagnostic::Diagnostic;
 use crate::facts::{Object, Trimmed};
 use crate::key::{BackendKey, HostPattern, Kind, ObjectKey, ObjectRef, ServicePort};
-use crate::model::{Delta, Globals, PathType, Reach, Resource, Route, Snapshot, Target, Version};
-use crate::settings::{HostPolicy, Settings};
+use crate::model::{Delta, Reach, Snapshot, Version};
+use crate::settings::Settings;
 
 /// One change of the world.
 #[derive(Debug, Clone)]
@@ -333,238 +334,11 @@ impl World {
         Outcome { delta, diagnosed }
     }
 
-    fn recompute_classes(&mut self, dirty: &mut Dirty, diagnosed: &mut BTreeSet<ObjectRef>) {
-        let (classes, diagnostics) = Classes::build(&self.store, &self.settings);
-        let old = std::mem::replace(&mut self.classes, classes);
-        self.diagnose(Origin::Classes, diagnostics, diagnosed);
-        if old.global != self.classes.global {
-            dirty.globals = true;
-            dirty.ingresses.extend(self.store.ingresses.keys().cloned());
-            return;
-        }
-        let names: BTreeSet<&Arc<str>> = old.by_name.keys().chain(self.classes.by_name.keys()).collect();
-        for name in names.into_iter().filter(|name| old.by_name.get(*name) != self.classes.by_name.get(*name)) {
-            dirty.ingresses.extend(self.by_class.of(&ClassRef::Field(name.clone())).cloned());
-            dirty.ingresses.extend(self.by_class.of(&ClassRef::Annotation(name.clone())).cloned());
-            // It may be, or have been, the default class.
-            dirty.ingresses.extend(self.by_class.of(&ClassRef::None).cloned());
-        }
-    }
-
-    fn recompute_claims(&mut self, key: &ObjectKey, dirty: &mut Dirty, diagnosed: &mut BTreeSet<ObjectRef>) {
-        let facts = self.store.ingresses.get(key).cloned();
-        self.index_class(key, facts.as_deref().map(ClassRef::of));
-        let (new, mut diagnostics) = match &facts {
-            Some(facts) => {
-                let membership = self.classes.membership(&ClassRef::of(facts), &self.settings);
-                Claims::of(facts, &membership, &self.store)
-            }
-            None => (None, Vec::new()),
-        };
-        if let Some(new) = &new {
-            diagnostics.extend(new.diagnostics.iter().cloned());
-        }
-        self.diagnose(Origin::Claims(key.clone()), diagnostics, diagnosed);
-        dirty.references.insert(key.clone());
-        let new = new.map(Arc::new);
-        let old = match &new {
-            Some(new) => self.claims.insert(key.clone(), new.clone()),
-            None => self.claims.remove(key),
-        };
-        if old != new {
-            self.index_claims(key, old.as_deref(), new.as_deref(), dirty);
-        }
-    }
-
-    /// Moves an Ingress in the indexes from what it claimed to what it claims, and marks what that changes.
-    fn index_claims(&mut self, key: &ObjectKey, old: Option<&Claims>, new: Option<&Claims>, dirty: &mut Dirty) {
-        let ranked_alike = matches!((old, new), (Some(old), Some(new)) if old.created == new.created);
-        for host in both(old, new, |claims| claims.hosts.keys()) {
-            let (was, is) = (claims_host(old, host), claims_host(new, host));
-            let had_rule = self.by_host.contains(host);
-            self.by_host.set(host, key, is);
-            if had_rule != self.by_host.contains(host) && self.by_tls_host.contains(host) {
-                dirty.tls_hosts.insert(host.clone());
-            }
-            let same = was && is && matches!((old, new), (Some(old), Some(new)) if old.same_for(new, host));
-            if !same {
-                dirty.hosts.insert(host.clone());
-            }
-        }
-        for host in both(old, new, |claims| claims.tls.keys()) {
-            let of = |claims: Option<&Claims>| claims.and_then(|claims| claims.tls.get(host)).cloned();
-            let (was, is) = (of(old), of(new));
-            self.by_tls_host.set(host, key, is.is_some());
-            if was != is || !ranked_alike {
-                dirty.tls_hosts.insert(host.clone());
-            }
-        }
-        let names = |claims: Option<&Claims>| -> BTreeSet<Reference> {
-            claims.into_iter().flat_map(|claims| &claims.references).map(|(reference, _)| reference.clone()).collect()
-        };
-        let (was, is) = (names(old), names(new));
-        for reference in was.symmetric_difference(&is) {
-            self.index_reference(reference, key, is.contains(reference), dirty);
-        }
-        let catch_all = |claims: Option<&Claims>| claims.and_then(|claims| claims.catch_all.clone());
-        let (was, is) = (catch_all(old), catch_all(new));
-        if was != is || (is.is_some() && !ranked_alike) {
-            dirty.globals = true;
-        }
-        match is {
-            Some(_) => drop(self.catch_alls.insert(key.clone())),
-            None => drop(self.catch_alls.remove(key)),
-        }
-    }
-
-    /// Records whether an Ingress names something; what nobody names is not compiled.
-    fn index_reference(&mut self, reference: &Reference, ingress: &ObjectKey, named: bool, dirty: &mut Dirty) {
-        match reference {
-            Reference::Backend(key) => {
-                if self.by_backend.set(key, ingress, named) {
-                    dirty.backends.insert(key.clone());
-                }
-            }
-            Reference::Content(key) => {
-                if self.by_content.set(key, ingress, named) {
-                    dirty.contents.insert(key.clone());
-                }
-            }
-            Reference::Secret(key) => {
-                if self.by_secret.set(key, ingress, named) {
-                    dirty.certificates.insert(key.clone());
-                }
-            }
-        }
-    }
-
-    fn index_class(&mut self, key: &ObjectKey, new: Option<ClassRef>) {
-        if self.class_of.get(key) == new.as_ref() {
-            return;
-        }
-        if let Some(old) = self.class_of.remove(key) {
-            self.by_class.remove(&old, key);
-        }
-        if let Some(new) = new {
-            self.by_class.insert(&new, key);
-            self.class_of.insert(key.clone(), new);
-        }
-    }
-
-    /// Backends, contents and certificates: those that somebody names exist, the others do not.
-    fn recompute_resources(&mut self, dirty: &mut Dirty, delta: &mut Delta) {
-        for key in &dirty.backends {
-            let used = self.by_backend.contains(key) || self.settings.default_backend.as_ref() == Some(key);
-            let new = used.then(|| backend::build(key, &self.store, &self.settings, self.reach.as_deref()));
-            let old = self.snapshot.backends.get(key);
-            if old != new.as_ref() {
-                // Other endpoints are no news to those who name the backend.
-                if old.map(references::trouble) != new.as_ref().map(references::trouble) {
-                    dirty.references.extend(self.by_backend.of(key).cloned());
-                }
-                delta.backends.insert(key.clone(), new);
-            }
-        }
-        for key in &dirty.contents {
-            let config_map = self.store.config_maps.get(key).filter(|_| self.by_content.contains(key));
-            let unknown = || self.store.unknown(Kind::ConfigMap, key).filter(|_| self.by_content.contains(key));
-            let new = config_map
-                .map(|config_map| content::build(config_map, self.settings.mode))
-                .or_else(|| unknown().map(|unknown| unknown.resource()));
-            if self.snapshot.contents.get(key) != new.as_ref() {
-                dirty.references.extend(self.by_content.of(key).cloned());
-                delta.contents.insert(key.clone(), new);
-            }
-        }
-        for key in &dirty.certificates {
-            let used = self.by_secret.contains(key) || self.settings.default_certificate.as_ref() == Some(key);
-            let known = self.store.secrets.get(key).filter(|_| used).map(|secret| match &secret.certificate {
-                Ok(certificate) => Resource::Valid(certificate.clone()),
-                Err(problem) => Resource::invalid(problem.reason()),
-            });
-            let unknown = || self.store.unknown(Kind::Secret, key).filter(|_| used);
-            let new = known.or_else(|| unknown().map(|unknown| unknown.resource()));
-            if self.snapshot.certificates.get(key) != new.as_ref() {
-                delta.certificates.insert(key.clone(), new);
-            }
-        }
-    }
-
-    fn recompute_host(&mut self, host: &HostPattern, delta: &mut Delta, diagnosed: &mut BTreeSet<ObjectRef>) {
-        let title = self.title(host);
-        let (claims, refused) = self.divide(&title, host, self.ranked(self.by_host.of(host)));
-        let (mut new, mut diagnostics) = match claims.is_empty() {
-            true => (None, Vec::new()),
-            false => {
-                let (mut built, diagnostics) = host::build(host, &claims);
-                built.owner = Self::owner(&title, host);
-                (Some(built), diagnostics)
-            }
-        };
-        diagnostics.extend(owner::refuse_rules(host, &title, &refused, new.as_mut()));
-        self.diagnose(Origin::Host(host.clone()), diagnostics, diagnosed);
-        if self.snapshot.hosts.get(host).map(|old| &**old) != new.as_ref() {
-            delta.hosts.insert(host.clone(), new.map(Arc::new));
-        }
-    }
-
-    fn recompute_tls_host(&mut self, host: &HostPattern, delta: &mut Delta, diagnosed: &mut BTreeSet<ObjectRef>) {
-        let title = self.title(host);
-        let (claims, refused) = self.divide(&title, host, self.ranked(self.by_tls_host.of(host)));
-        let (new, mut diagnostics) = match claims.is_empty() {
-            true => (self.shield(&title, host), Vec::new()),
-            false => {
-                let (built, diagnostics) = tls::build(host, &claims, &self.store, self.by_host.contains(host));
-                (Some(built), diagnostics)
-            }
-        };
-        diagnostics.extend(owner::refuse_certificates(host, &title, &refused));
-        self.diagnose(Origin::TlsHost(host.clone()), diagnostics, diagnosed);
-        if self.snapshot.tls_hosts.get(host).map(|old| &**old) != new.as_ref() {
-            delta.tls_hosts.insert(host.clone(), new.map(Arc::new));
-        }
-    }
-
     /// The claims of some Ingresses, in order of precedence.
     fn ranked<'a>(&'a self, keys: impl Iterator<Item = &'a ObjectKey>) -> Vec<&'a Arc<Claims>> {
         let mut claims: Vec<&Arc<Claims>> = keys.filter_map(|key| self.claims.get(key)).collect();
         host::sort_by_precedence(&mut claims);
         claims
-    }
-
-    fn recompute_globals(&mut self, diagnosed: &mut BTreeSet<ObjectRef>) -> Globals {
-        // Of several the first has it anyway; a list has to have it.
-        let title = match self.settings.host_policy {
-            HostPolicy::AllowList(_) => Title::Listed,
-            HostPolicy::Shared | HostPolicy::PerNamespace => Title::Everybody,
-        };
-        let (catch_alls, refused) = self.divide(&title, &HostPattern::Any, self.ranked(self.catch_alls.iter()));
-        let catch_all = catch_alls.first().and_then(|claims| claims.catch_all.clone());
-        let losers = catch_alls.iter().skip(1);
-        let conflict = |loser: &&Arc<Claims>| host::default_conflict(loser, catch_all.as_deref()?, "of all hosts");
-        let refused = refused.iter().map(|claims| owner::refuse_catch_all(claims));
-        let diagnostics = losers.filter_map(conflict).chain(refused).collect();
-        self.diagnose(Origin::CatchAlls, diagnostics, diagnosed);
-        let policy = self.classes.global.policy();
-        let default_backend = self.settings.default_backend.as_ref().map(|key| {
-            Arc::new(Route {
-                ingress: None,
-                class: Arc::from(""),
-                host: HostPattern::Any,
-                path: Arc::from("/"),
-                path_type: PathType::Prefix,
-                is_default: true,
-                target: Target::Backend(key.clone()),
-                policy: policy.clone(),
-            })
-        });
-        Globals {
-            catch_all,
-            default_backend,
-            default_certificate: self.settings.default_certificate.clone(),
-            policy,
-            reach: self.reach.clone(),
-        }
     }
 
     /// Replaces the diagnostics of an origin, and notes the objects whose diagnostics change by it.
@@ -584,17 +358,4 @@ impl World {
             self.diagnostics.insert(origin, new);
         }
     }
-}
-
-fn claims_host(claims: Option<&Claims>, host: &HostPattern) -> bool {
-    claims.is_some_and(|claims| claims.hosts.contains_key(host))
-}
-
-/// Keys of either of two claims, each once.
-fn both<'a, I: Iterator<Item = &'a HostPattern>>(
-    old: Option<&'a Claims>,
-    new: Option<&'a Claims>,
-    keys: impl Fn(&'a Claims) -> I,
-) -> BTreeSet<&'a HostPattern> {
-    old.into_iter().chain(new).flat_map(keys).collect()
 }
