@@ -74,7 +74,7 @@ soak: setup ## What goes on for long, in full, with optimised programs: an hour.
 	@$(MAKE) --no-print-directory apiserver
 	@$(STEP) "Build the tests" $(CARGO) build --locked --workspace --bins --tests
 	@$(STEP) "Build optimised programs" $(CARGO) build --locked --release --package sluicegate --package sluicegate-controller
-	@$(STEP) "Rolling updates: a million requests" env SOAK=1 $(CARGO) test --locked --package sluicegate --test suite -- rollouts --nocapture
+	@$(STEP) "Rolling updates: a million requests (the gateway as the tests have it)" env SOAK=1 $(CARGO) test --locked --package sluicegate --test suite -- rollouts --nocapture
 	@for what in endurance leader::one_writes; do $(STEP) "Controller: $$what" env SOAK=1 PROGRAMS=$(CURDIR)/target/release $(CARGO) test --locked --package sluicegate-controller --test suite -- $$what --nocapture --test-threads 1 || exit 1; done
 
 deny: ## Licences, advisories, sources and bans of all dependencies, with cargo-deny.

@@ -8,8 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sluicegate_process::cli::{over, over_list, parse};
 use sluicegate_process::settings::{self, SettingsFile};
 use sluicegate_process::{EXIT_USAGE, SettingsError};
+use sluicegate_snapshot::model::Allowed;
 
-use crate::settings::Settings;
+use crate::settings::{HostPolicyName, Settings};
 use crate::trust::{self, Enrolment};
 use crate::{report, run};
 
@@ -68,6 +69,34 @@ struct MeaningArgs {
     /// Backend for requests that nothing else takes.
     #[arg(long, value_name = "NS/NAME:PORT")]
     default_backend: Option<String>,
+    /// Whose a host is [default: perNamespace, or shared where classes of ingress-nginx are taken over].
+    #[arg(long, value_name = "POLICY")]
+    host_policy: Option<HostPolicyArg>,
+    /// Guarded addresses that backends may have: loopback, linkLocal, metadata, apiServer, otherNamespaces, or a range; may be given
+    /// several times.
+    #[arg(long, value_name = "WHAT")]
+    allow_backend: Vec<Allowed>,
+    /// Range that backends may not have; may be given several times.
+    #[arg(long, value_name = "RANGE")]
+    refuse_backend: Vec<String>,
+}
+
+/// The policies that need no list.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum HostPolicyArg {
+    #[value(name = "shared")]
+    Shared,
+    #[value(name = "perNamespace")]
+    PerNamespace,
+}
+
+impl From<HostPolicyArg> for HostPolicyName {
+    fn from(policy: HostPolicyArg) -> Self {
+        match policy {
+            HostPolicyArg::Shared => HostPolicyName::Shared,
+            HostPolicyArg::PerNamespace => HostPolicyName::PerNamespace,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -83,9 +112,9 @@ struct RunArgs {
     #[arg(long, value_name = "NS/NAME")]
     publish_service: Option<String>,
     /// Address that is written to statuses: an IP address or a host name; may be given several times.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "HOST")]
     publish_address: Vec<String>,
-    /// Write the addresses to statuses that gateways report.
+    /// Write to statuses the addresses that gateways report.
     #[arg(long)]
     publish_gateways: bool,
     /// Empty the statuses at the end.
@@ -216,6 +245,9 @@ impl MeaningArgs {
         over(&mut settings.configmap, self.configmap);
         over(&mut settings.default_certificate, self.default_certificate);
         over(&mut settings.default_backend, self.default_backend);
+        over(&mut settings.host_policy, self.host_policy.map(Into::into));
+        over_list(&mut settings.allow_backends, self.allow_backend);
+        over_list(&mut settings.refuse_backends, self.refuse_backend);
         settings.judge()?;
         Ok(settings)
     }

@@ -79,10 +79,7 @@ impl Metrics {
             )?,
             leader: IntGauge::new(name("leader"), "Whether this controller writes statuses and Events.")?,
             events: IntCounterVec::new(
-                Opts::new(
-                    name("events_total"),
-                    "Events on Ingresses that were written, or dropped because too many waited.",
-                ),
+                Opts::new(name("events_total"), "Events that were written, or dropped because too many waited."),
                 &["outcome"],
             )?,
         };

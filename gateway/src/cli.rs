@@ -64,7 +64,7 @@ struct RunArgs {
     #[arg(long, value_name = "URL")]
     controller: Vec<String>,
     /// Address at which clients reach this gateway, for statuses of Ingresses; may be given several times.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "HOST")]
     report_address: Vec<String>,
     /// Authorities that sign controllers' certificates, PEM.
     #[arg(long, value_name = "FILE")]

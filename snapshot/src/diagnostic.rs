@@ -96,7 +96,8 @@ reasons! {
     DuplicatePath = Warning,
     /// An endpoint address, port or list of endpoints cannot be used.
     EndpointInvalid = Error,
-    /// An endpoint's address may not be a backend in a cluster: the gateway's own pod or node, a metadata service, the API server.
+    /// An endpoint's address, or an ExternalName, may not be a backend in a cluster: the gateway's own pod or node, a metadata service,
+    /// the API server, another namespace, a range that the operator refuses.
     EndpointRefused = Error,
     /// An EndpointSlice of addressType FQDN; its endpoints are not used.
     FqdnEndpoints = Error,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::key::{HostPattern, KeyError, parent_of};
+use crate::key::{HostPattern, KeyError};
 use crate::settings::{INGRESS_NGINX_CONTROLLER, Mode};
 
 /// Whose a host is.
@@ -20,7 +20,7 @@ pub enum HostPolicy {
 }
 
 impl HostPolicy {
-    /// Where nothing is said. Files have one author. Ingresses that were written for ingress-nginx share hosts among namespaces, so
+    /// The policy where none is configured. Files have one author. Ingresses that were written for ingress-nginx share hosts among namespaces, so
     /// where its classes are taken over that stays so.
     pub fn usual<'a>(mode: Mode, mut controller_names: impl Iterator<Item = &'a str>) -> HostPolicy {
         match mode == Mode::Standalone || controller_names.any(|name| name == INGRESS_NGINX_CONTROLLER) {
@@ -69,11 +69,13 @@ impl AllowedHosts {
 
     /// Whether a namespace may have a host.
     pub fn allows(&self, namespace: &str, host: &HostPattern) -> bool {
-        let below = |name: &str, suffix: &str| name.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.'));
+        let below = |name: &str, suffix: &str| {
+            name.strip_suffix(suffix).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+        };
         self.0.get(namespace).into_iter().flatten().any(|allowance| match (allowance, host) {
             (Allowance::All, _) => true,
             (Allowance::Exact(allowed), HostPattern::Exact(name)) => allowed == name,
-            (Allowance::Below(suffix), HostPattern::Exact(name)) => parent_of(name).is_some() && below(name, suffix),
+            (Allowance::Below(suffix), HostPattern::Exact(name)) => below(name, suffix),
             (Allowance::Below(suffix), HostPattern::Wildcard(name)) => name == suffix || below(name, suffix),
             _ => false,
         })

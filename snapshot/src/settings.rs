@@ -59,7 +59,8 @@ pub struct Settings {
     pub host_policy: HostPolicy,
     /// The domain below which the cluster's DNS has Services and pods.
     pub cluster_domain: Arc<str>,
-    /// Which addresses backends may have in a cluster; to its `api_server` comes what Service `default/kubernetes` says.
+    /// Which addresses backends may have in a cluster; to its `api_server` comes what Service and EndpointSlice
+    /// `default/kubernetes` say.
     pub reach: Reach,
     /// Secrets and ConfigMaps of a namespace are unknown until [`crate::Edit::Access`] says otherwise: watches of them are
     /// allowed by namespace. Without it what is not there does not exist.

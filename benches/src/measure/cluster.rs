@@ -123,7 +123,7 @@ impl Bench {
             from_watch.push(seen.saturating_duration_since(called));
         }
         let (mut added, mut removed) = self.endpoints(http);
-        // Of one that has just come to it and of which no admin page was asked: the table as JSON takes memory of its own.
+        // Of one that has just come to it and of which `/table` was not asked: as JSON it takes memory of its own.
         let fresh_state = directory.join(format!("fresh-{others}"));
         std::fs::create_dir(&fresh_state).unwrap();
         let (fresh, fresh_http, fresh_admin) = self::gateway(publish, &directory, &fresh_state);
@@ -276,8 +276,8 @@ impl Flap {
 fn alone(directory: &Path, state: &Path, hosts: usize) -> Duration {
     let started = Instant::now();
     let (_gateway, http, admin) = gateway(local(), directory, state);
-    let connection = client::connect(http).request("GET", "steady.bench.test", "/", &[]);
-    assert_eq!(connection.status, 200);
+    let answer = client::connect(http).request("GET", "steady.bench.test", "/", &[]);
+    assert_eq!(answer.status, 200);
     let elapsed = started.elapsed();
     assert_eq!(hosts_of(admin), hosts);
     elapsed

@@ -18,7 +18,7 @@ const AGAIN: Duration = Duration::from_secs(30 * 60);
 /// Least time between two Events that a loss is held back.
 const HELD_SPACING: Duration = Duration::from_secs(10);
 
-/// Number of the publication with which each Ingress of ours, in its newest generation, went out.
+/// Number of the publication with which each Ingress of ours, in its newest form, went out.
 pub type Published = Arc<Mutex<BTreeMap<ObjectKey, u64>>>;
 
 /// What is known, and what waits for gateways.

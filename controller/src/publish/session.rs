@@ -76,6 +76,9 @@ fn addresses(hello: &Hello) -> Vec<Arc<str>> {
         }
         is
     };
+    if hello.addresses.len() > MAX_ADDRESSES {
+        tracing::warn!(gateway = %hello.gateway, "a gateway reports more than {MAX_ADDRESSES} addresses; the others are left out");
+    }
     hello.addresses.iter().take(MAX_ADDRESSES).filter(is_address).cloned().collect()
 }
 

@@ -68,7 +68,7 @@ pub struct Settings {
     pub publish_service: Option<String>,
     /// Addresses that are written to statuses: IP addresses or host names.
     pub publish_addresses: Vec<String>,
-    /// Write the addresses to statuses that gateways report.
+    /// Write to statuses the addresses that gateways report.
     pub publish_gateways: bool,
     /// Empty the statuses at the end.
     pub clear_status_on_shutdown: bool,
@@ -201,6 +201,8 @@ mod tests {
             ("publishNames: [a b]", "publishNames `a b`"),
             ("gatewayAccounts: [a/b]", "gatewayAccounts `a/b`"),
             ("tokenAudience: ''", "tokenAudience"),
+            ("clusterDomain: ''", "clusterDomain ``"),
+            ("clusterDomain: 10.0.0.1", "clusterDomain `10.0.0.1`"),
             ("hostPolicy: mine", "hostPolicy"),
             ("hostPolicy: allowList", "allowedHosts"),
             ("allowedHosts: {a: [a.test]}", "hostPolicy"),

@@ -15,7 +15,7 @@ use sluicegate_snapshot::key::is_object_name;
 use sluicegate_snapshot::model::Reach;
 use sluicegate_snapshot::model::reach::parse_range;
 use sluicegate_snapshot::settings::{AllowedHosts, ClassSettings, HostPolicy};
-use sluicegate_snapshot::{BackendKey, Kind, Mode, ObjectKey};
+use sluicegate_snapshot::{BackendKey, HostPattern, Kind, Mode, ObjectKey};
 pub use trust::Trusts;
 
 use crate::status::{FIELD_MANAGER, Source};
@@ -36,7 +36,7 @@ impl Settings {
             default_certificate: object("defaultCertificate", self.default_certificate.as_deref())?,
             default_backend: parsed::<BackendKey>("defaultBackend", self.default_backend.as_deref())?,
             host_policy: self.host_policy()?,
-            cluster_domain: self.cluster_domain.as_str().into(),
+            cluster_domain: self.cluster_domain()?,
             reach: self.reach()?,
             guarded: !self.watch_secrets_everywhere,
             defaults: ClassSettings {
@@ -47,10 +47,25 @@ impl Settings {
         })
     }
 
+    /// The domain as names of ExternalName Services are compared with it.
+    fn cluster_domain(&self) -> Result<Arc<str>, SettingsError> {
+        match HostPattern::parse(&self.cluster_domain) {
+            Ok(HostPattern::Exact(domain)) => Ok(domain),
+            _ => Err(SettingsError(format!(
+                "clusterDomain `{}`: expected a DNS name like cluster.local",
+                self.cluster_domain
+            ))),
+        }
+    }
+
     /// Whose a host is.
     fn host_policy(&self) -> Result<HostPolicy, SettingsError> {
         if (self.host_policy == Some(HostPolicyName::AllowList)) == self.allowed_hosts.is_empty() {
-            return Err(SettingsError("hostPolicy: allowList and allowedHosts belong together".to_owned()));
+            let message = match self.allowed_hosts.is_empty() {
+                true => "hostPolicy `allowList`: allowedHosts is missing; without it no namespace may have a host",
+                false => "allowedHosts: hostPolicy is not `allowList`; the lists would have no effect",
+            };
+            return Err(SettingsError(message.to_owned()));
         }
         let lists = self.allowed_hosts.iter().map(|(namespace, hosts)| (namespace.as_str(), hosts.as_slice()));
         Ok(match self.host_policy {

@@ -15,7 +15,6 @@ use sluicegate_snapshot::key::is_object_name;
 use tokio::sync::watch;
 use tokio::time::interval;
 
-use crate::clock;
 use crate::publish::Publication;
 use crate::watch::News;
 
@@ -96,7 +95,9 @@ pub struct Board {
     others: watch::Sender<Addresses>,
     /// Its own annotation.
     name: String,
-    written: Option<(Addresses, Instant)>,
+    /// What was written last: its text may have been refused since, where somebody else was faster.
+    written: Option<(String, Addresses, Instant)>,
+    renewals: u64,
     /// The others' annotations, and since when each is as it is. Other machines' clocks do not matter.
     seen: BTreeMap<String, (String, Instant)>,
 }
@@ -105,14 +106,14 @@ pub struct Board {
 #[derive(Serialize, Deserialize)]
 struct Note {
     addresses: Addresses,
-    /// Unix seconds: makes it another text when it is renewed.
-    time: i64,
+    /// How often it was renewed: makes it another text.
+    renewals: u64,
 }
 
 impl Board {
     /// The board of the controller with this number.
     pub fn new(number: u32, own: watch::Receiver<Addresses>, others: watch::Sender<Addresses>) -> Self {
-        Board { own, others, name: format!("{PREFIX}{number:08x}"), written: None, seen: BTreeMap::new() }
+        Board { own, others, name: format!("{PREFIX}{number:08x}"), written: None, renewals: 0, seen: BTreeMap::new() }
     }
 
     /// Reads what others wrote, and writes what has to be written. True: the annotations are other ones now.
@@ -145,15 +146,19 @@ impl Board {
             self.written = None;
             return annotations.remove(&self.name).is_some();
         }
-        let is_fresh =
-            |(addresses, when): &(Addresses, Instant)| *addresses == own && now.duration_since(*when) < RENEW;
-        if annotations.contains_key(&self.name) && self.written.as_ref().is_some_and(is_fresh) {
-            return false;
+        let is_fresh = |addresses: &Addresses, when: &Instant| *addresses == own && now.duration_since(*when) < RENEW;
+        let fresh = self.written.take_if(|(_, addresses, when)| is_fresh(addresses, when));
+        let (text, addresses, when) = fresh.unwrap_or_else(|| {
+            self.renewals += 1;
+            let note = Note { addresses: own.clone(), renewals: self.renewals };
+            (serde_json::to_string(&note).unwrap_or_default(), own, now)
+        });
+        let is_there = annotations.get(&self.name) == Some(&text);
+        if !is_there {
+            annotations.insert(self.name.clone(), text.clone());
         }
-        let note = Note { addresses: own.clone(), time: clock::unix_seconds() };
-        annotations.insert(self.name.clone(), serde_json::to_string(&note).unwrap_or_default());
-        self.written = Some((own, now));
-        true
+        self.written = Some((text, addresses, when));
+        !is_there
     }
 }
 
@@ -193,10 +198,15 @@ mod tests {
         assert_eq!(*seen_by_two.borrow(), addresses(&["192.0.2.1"]));
         assert!(!one.exchange(&mut lease, at(2)));
         assert_eq!(*seen_by_one.borrow(), addresses(&["192.0.2.2"]));
-        assert!(one.exchange(&mut lease, at(31)), "renewed");
-        own.send(addresses(&["192.0.2.9"])).unwrap();
-        assert!(one.exchange(&mut lease, at(32)), "another address");
-        assert!(lease["gateways.sluicegate.dev/00000001"].contains("192.0.2.9"));
+        let before = lease.clone();
+        own.send(addresses(&["192.0.2.7"])).unwrap();
+        assert!(one.exchange(&mut lease, at(3)), "another address");
+        // Somebody was faster, and it was not taken: the Lease is read again as it was.
+        lease = before;
+        assert!(one.exchange(&mut lease, at(4)), "so it is written again");
+        assert!(lease["gateways.sluicegate.dev/00000001"].contains("192.0.2.7"));
+        assert!(!one.exchange(&mut lease, at(5)));
+        assert!(one.exchange(&mut lease, at(33)), "renewed");
         // The second is never heard of again.
         assert_eq!(*seen_by_one.borrow(), addresses(&["192.0.2.2"]));
         one.exchange(&mut lease, at(92));

@@ -69,7 +69,7 @@ struct SliceRow {
 /// What a name resolves to: each address for a second from the first question on, the last one for ever.
 type Names = Arc<Mutex<BTreeMap<String, (Option<Instant>, Vec<IpAddr>)>>>;
 
-struct Range {
+struct Field {
     cluster: Cluster,
     /// Keep their processes.
     _pods: [Pod; 3],
@@ -83,13 +83,13 @@ struct Range {
 }
 
 fn none_succeeds() {
-    let range = Range::new();
+    let field = Field::new();
     let attacks: Vec<Attack> =
         ["hosts", "certificates", "references", "addresses"].iter().flat_map(|file| read(file)).collect();
-    range.serves_the_victim();
+    field.serves_the_victim();
     for (index, attack) in attacks.iter().enumerate() {
-        range.run(index, attack);
-        range.serves_the_victim();
+        field.run(index, attack);
+        field.serves_the_victim();
     }
     let biting = attacks.iter().filter(|attack| attack.open.is_some()).count();
     assert!(attacks.len() >= 60 && biting >= 30, "{} attacks, {biting} that bite", attacks.len());
@@ -162,8 +162,8 @@ fn victim(shop: &Pod, private: &Pod, class: &str) -> String {
     [service("shop", shop), service("private", private), files, secret, ingresses.join("---\n")].join("---\n")
 }
 
-impl Range {
-    fn new() -> Range {
+impl Field {
+    fn new() -> Field {
         let cluster = Cluster::new("attacks");
         for namespace in [VICTIM, MALLORY] {
             cluster.api.create(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}}}\n"));
@@ -175,7 +175,7 @@ impl Range {
         network::assign(control);
         let mut inside = inside();
         inside.push(echo(SocketAddr::from((control, 6443)), "control"));
-        // As an API server writes it that may (those of tests do not).
+        // What an API server writes itself, but for those of tests.
         cluster.api.create(&format!(
             "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: kubernetes, namespace: default, labels: {{kubernetes.io/service-name: kubernetes}}}}\naddressType: IPv4\nports: [{{name: https, port: 6443}}]\nendpoints: [{{addresses: [{control}]}}]\n"
         ));
@@ -219,7 +219,7 @@ impl Range {
         }));
         let gateway = |controller: &Controller| Gateway::start(&[controller.publish], json!({"dns": dns})).ready();
         let gateways = [gateway(&controller), gateway(&open)];
-        Range { cluster, _pods: pods, _inside: inside, places, names, controller, gateways, _open: open }
+        Field { cluster, _pods: pods, _inside: inside, places, names, controller, gateways, _open: open }
     }
 
     /// What the victim has, it keeps.

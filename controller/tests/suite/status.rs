@@ -148,7 +148,7 @@ fn gateways_report_their_addresses() {
         controllers.iter().filter(|controller| controller.metric("sluicegate_controller_leader") == Some(1.0)).count()
             == 1
     );
-    // The leader dies, and its gateway with it for the moment: what it noted counts on.
+    // The leader dies, and its gateway is heard of no more: what was noted of it counts on.
     let [first, second] = controllers;
     let (leader, other) = match first.metric("sluicegate_controller_leader") {
         Some(1.0) => (first, second),

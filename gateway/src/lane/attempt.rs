@@ -1,7 +1,7 @@
 //! Phase 3, once per attempt: which endpoint a request goes to, and whether it may go to another one when that fails.
 //!
-//! A connection that could not be made says that nothing was sent: any request may go elsewhere. One that ended before the
-//! first byte of an answer says nothing about what the backend did, so only a request whose repetition does no harm
+//! A connection that could not be made says that nothing was sent: any request may go elsewhere. One that ended before
+//! the head of an answer was complete says nothing about what the backend did, so only a request whose repetition does no harm
 //! (RFC 9110, 9.2.2) is sent again, with the body that the engine has kept (up to 64 KiB).
 
 use std::net::SocketAddr;
@@ -52,14 +52,13 @@ impl Attempts {
 }
 
 impl Gateway {
-    /// Counts an attempt. A later one takes the endpoints that are in force by then: of those that the request began with all may
+    /// Begins an attempt. A later one takes the endpoints that are in force by then: of those that the request began with all may
     /// be gone.
     pub(super) fn begin_attempt(&self, ctx: &mut Ctx) {
         ctx.attempts.count += 1;
         if ctx.attempts.count == 1 {
             return;
         }
-        self.cells.retries.fetch_add(1, Ordering::Relaxed);
         let newest = ctx.backend.as_ref().and_then(|old| self.shared.table.load().backend(&old.key).cloned());
         // Requests in flight are counted in a state that both share, unless the backend was gone in between.
         ctx.backend = match (ctx.backend.take(), newest) {
@@ -93,7 +92,12 @@ impl Gateway {
         match picked {
             // Judged before, by the controller or with the name's answer: what the guard says may have changed since.
             Some(endpoint) if backend.guard.judge(endpoint.address).is_err() => Err(Reason::EndpointsRefused),
-            Some(endpoint) => Ok(endpoint),
+            Some(endpoint) => {
+                if ctx.attempts.retries() > 0 {
+                    self.cells.retries.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(endpoint)
+            }
             None if ctx.attempts.tried.is_empty() => Err(Reason::NoEndpoints),
             None => Err(Reason::ConnectFailed),
         }

@@ -65,7 +65,7 @@ pub struct Line<'a> {
     /// Endpoint that was asked last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<String>,
-    /// Endpoints that could not be connected to before.
+    /// Attempts before the last one.
     #[serde(skip_serializing_if = "is_zero")]
     pub retries: u32,
     /// User agent.

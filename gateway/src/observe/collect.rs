@@ -94,11 +94,8 @@ impl GatewayCollector {
     }
 
     fn upstream(&self) -> Vec<MetricFamily> {
-        let mut retries = family(
-            "sluicegate_upstream_retries_total",
-            "Requests sent to another endpoint after a connection could not be made.",
-            MetricType::COUNTER,
-        );
+        let mut retries =
+            family("sluicegate_upstream_retries_total", "Attempts after the first of a request.", MetricType::COUNTER);
         counter(&mut retries, &[], self.cell_sum(|cells| cells.retries.load(Ordering::Relaxed)));
         let mut in_flight =
             family("sluicegate_upstream_inflight", "Requests on their way to backends.", MetricType::GAUGE);

@@ -45,6 +45,9 @@ impl DefaultCertificate {
     }
 }
 
+/// Most addresses that a controller takes of one gateway.
+const MAX_REPORTED: usize = 16;
+
 impl Settings {
     /// Where the default certificate comes from.
     ///
@@ -93,6 +96,9 @@ impl Settings {
             Ok(ip) => !ip.is_unspecified() && !ip.is_multicast(),
             Err(_) => is_object_name(text),
         };
+        if self.report_addresses.len() > MAX_REPORTED {
+            return Err(SettingsError(format!("reportAddresses: at most {MAX_REPORTED} addresses")));
+        }
         match self.report_addresses.iter().find(|text| !is_address(text)) {
             Some(text) => Err(SettingsError(format!(
                 "reportAddresses `{text}`: expected an IP address or a host name of this gateway"

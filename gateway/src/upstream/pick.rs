@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::EndpointState;
 
-/// Endpoints that one request tried and could not connect to; at most [`MAX_TRIES`].
+/// Endpoints that one request is not to be sent to again.
 pub type Tried = Vec<std::net::SocketAddr>;
 
-/// Endpoints that a request tries before it is answered with 502.
+/// Endpoints that may fail to connect before a request is answered with 502.
 pub const MAX_TRIES: usize = 3;
 
 /// Picks an endpoint. Unhealthy ones are left aside, unless no healthy one is left: then all that were not tried are

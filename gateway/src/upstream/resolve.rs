@@ -67,7 +67,10 @@ impl ResolvedName {
         });
         let was_refused = self.refused.swap(new.len() < before, Ordering::Relaxed);
         if let Some((address, why)) = why.filter(|_| !was_refused) {
-            tracing::warn!(name = %self.name.name, %address, "name resolves to {why}; it is not connected to");
+            let allow =
+                why.allowed_by().map(|name| format!(" (the controller's allowBackends: [{name}] would allow it)"));
+            let allow = allow.unwrap_or_default();
+            tracing::warn!(name = %self.name.name, %address, "a backend's name resolves to {why}; it is not connected to{allow}");
         }
         let endpoints =
             new.into_iter().map(|address| old.get(&address).cloned().unwrap_or_else(|| EndpointState::new(address)));

@@ -45,7 +45,10 @@ pub(super) fn problem(
         Validity::Good => None,
         Validity::Ending => Some((
             DiagnosticReason::CertificateExpiring,
-            format!("the certificate in Secret {key} ends at {}, and was not renewed so far", until()),
+            format!(
+                "the certificate in Secret {key} ends at {} and was not renewed; clients refuse it from then on. Renew it",
+                until()
+            ),
         )),
         Validity::Ended => Some((
             DiagnosticReason::CertificateExpired,

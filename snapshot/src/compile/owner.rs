@@ -48,7 +48,7 @@ fn above(host: &HostPattern) -> Option<HostPattern> {
     }
 }
 
-/// Whether the Ingress lists a server name, or has a rule for it, among its `tls` entries.
+/// Whether a `tls` entry of the Ingress claims the name by its list or a rule, and not only by what its certificate names.
 fn lists(claims: &Claims, host: &HostPattern) -> bool {
     claims.tls.get(host).into_iter().flatten().any(|claim| claim.rank != TlsRank::OwnName)
 }

@@ -1,5 +1,5 @@
 //! Where endpoints may lead in a cluster: the operator's settings, and the API server's own addresses, which its Service
-//! tells.
+//! and its EndpointSlice tell.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -43,7 +43,7 @@ fn addresses(slice: &SliceFacts) -> impl Iterator<Item = SocketAddr> {
 }
 
 impl World {
-    /// Takes new settings of the API server's addresses over. They change when a control plane does: everything is looked at.
+    /// Takes over new addresses of the API server. They change when a control plane does: everything is looked at.
     pub(super) fn recompute_reach(&mut self, dirty: &mut Dirty) {
         let new = of(&self.settings, &self.store);
         if new == self.reach {

@@ -12,14 +12,17 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Addresses of the metadata services of clouds, besides those in link-local ranges: Azure, Alibaba Cloud, Oracle Cloud (its
-/// older one), Amazon over IPv6, Google over IPv6.
-const METADATA: [IpAddr; 6] = [
+/// Metadata and credential services of clouds: most of them; Amazon ECS and EKS; Azure; Alibaba Cloud; Oracle Cloud (its older one);
+/// Amazon, EKS and Google over IPv6.
+const METADATA: [IpAddr; 9] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
 ];
 
@@ -271,10 +274,13 @@ mod tests {
             ("::ffff:169.254.169.254", Metadata),
             ("64:ff9b::a9fe:a9fe", Metadata),
             ("2002:a9fe:a9fe::1", Metadata),
+            ("169.254.170.2", Metadata),
+            ("169.254.170.23", Metadata),
             ("168.63.129.16", Metadata),
             ("100.100.100.200", Metadata),
             ("192.0.0.192", Metadata),
             ("fd00:ec2::254", Metadata),
+            ("fd00:ec2::23", Metadata),
             ("fd20:ce::254", Metadata),
             ("10.96.0.1:443", ApiServer),
             ("192.0.2.5:6443", ApiServer),

@@ -475,7 +475,7 @@ fn objects_print_as_their_name_and_never_as_their_content() {
 }
 
 #[test]
-fn a_certificate_that_ends_is_told_in_time_and_renewed_no_more() {
+fn an_ending_certificate_is_told_in_time_and_a_renewed_one_not() {
     const DAY: i64 = 86_400;
     const START: i64 = 1_700_000_000;
     // A year: two weeks before its end. A week: a day before.
