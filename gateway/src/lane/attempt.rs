@@ -37,6 +37,8 @@ pub struct Attempts {
     reset: Vec<SocketAddr>,
     /// The request was sent once more after a new connection ended.
     repeated: bool,
+    /// It was sent once more after a connection that had been kept open ended.
+    stale: bool,
 }
 
 impl Attempts {
@@ -142,7 +144,8 @@ impl Gateway {
             return false;
         }
         ctx.attempts.reset.extend(ctx.endpoint.as_ref().map(|endpoint| endpoint.address));
-        reused || !std::mem::replace(&mut ctx.attempts.repeated, true)
+        let used = if reused { &mut ctx.attempts.stale } else { &mut ctx.attempts.repeated };
+        !std::mem::replace(used, true)
     }
 }
 

@@ -97,7 +97,7 @@ fn closing_after(length: usize) -> SocketAddr {
 }
 
 #[test]
-fn it_is_repeated_once_and_not_at_the_same_endpoint() {
+fn it_is_repeated_once_and_at_another_endpoint() {
     let dead = [closing(), closing(), closing()];
     let gateway = Start::with(&everything_to(&dead.each_ref().map(|(address, _)| *address))).ready();
     assert_eq!(reason(&send(&gateway, "GET", b"")), (502, Some("UpstreamReset")));

@@ -126,7 +126,12 @@ pub fn leaves_namespace(name: &str, namespace: &str, settings: &Settings) -> boo
     }
     let in_domain = name.strip_suffix(&*settings.cluster_domain).and_then(|rest| rest.strip_suffix('.'));
     let mut labels = in_domain.unwrap_or(name).rsplit('.');
-    matches!(labels.next(), Some("svc" | "pod")) && labels.next().is_some_and(|other| other != namespace)
+    match labels.next() {
+        Some("svc") => labels.next().is_some_and(|other| other != namespace),
+        // Such names have the address in them, and the namespace may be any (CoreDNS, `pods insecure`).
+        Some("pod") => labels.next().is_some(),
+        _ => false,
+    }
 }
 
 /// RFC 6761, 6.3.

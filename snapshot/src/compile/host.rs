@@ -9,6 +9,10 @@ use crate::diagnostic::{Diagnostic, DiagnosticReason};
 use crate::key::{HostPattern, Kind, ObjectRef};
 use crate::model::{Lost, Route, VirtualHost};
 
+/// Claims that lost and are remembered with a host, at most: `explain` shows them, and nobody must make somebody else's host large.
+/// The diagnostics have all of them.
+pub const MAX_LOST: usize = 100;
+
 /// The order in which Ingresses get what they claim: the older first; of equal age the one whose `namespace/name` sorts
 /// last (ingress-nginx, `ListIngresses` in its store.go).
 pub fn sort_by_precedence(claims: &mut [&Arc<Claims>]) {
@@ -42,6 +46,9 @@ pub fn build(host: &HostPattern, claims: &[&Arc<Claims>]) -> (VirtualHost, Vec<D
                 format!("{}.path", claim.field),
                 message,
             ));
+            if virtual_host.lost.len() == MAX_LOST {
+                continue;
+            }
             virtual_host.lost.push(Lost {
                 ingress: claims.ingress.clone(),
                 path: route.path.clone(),

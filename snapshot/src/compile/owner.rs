@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::claims::{Claims, TlsRank};
+use super::host::MAX_LOST;
 use super::{Dirty, World};
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
 use crate::key::{HostPattern, Kind, ObjectKey, ObjectRef, parent_of};
@@ -28,12 +29,11 @@ pub(super) enum Title {
 /// Claims of those who may have a host, and of those who may not; each in order of precedence.
 pub(super) type Divided<'a> = (Vec<&'a Arc<Claims>>, Vec<&'a Arc<Claims>>);
 
-/// What is remembered of a wildcard, since hosts below it depend on it: the first Ingress with a rule for it, the first that
-/// lists it in `tls`, and the namespace whose certificates it has.
+/// What is remembered of a wildcard, since hosts below it depend on it: the first rule for it of its owner, and the namespace whose
+/// certificates it has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Above {
     first: Option<Rank>,
-    listed: Option<Rank>,
     certificates: Option<Arc<str>>,
 }
 
@@ -58,26 +58,35 @@ fn rank(claims: &Claims) -> Rank {
 }
 
 impl World {
-    /// Who decides about a host. Rules come before `tls` entries: who serves a host owns it.
+    /// Who decides about a host: the first that has a rule for it or lists it in `tls`, or has a rule for the wildcard above it and
+    /// owns that. A listed wildcard is a claim to the certificate of that name, and none to the hosts below.
     pub(super) fn title(&self, host: &HostPattern) -> Title {
         match &self.settings.host_policy {
             HostPolicy::Shared => return Title::Everybody,
             HostPolicy::AllowList(_) => return Title::Listed,
             HostPolicy::PerNamespace => {}
         }
-        let patterns: Vec<HostPattern> = [Some(host.clone()), above(host)].into_iter().flatten().collect();
-        let of = |index: &super::Index<HostPattern, ObjectKey>, counts: &dyn Fn(&Claims, &HostPattern) -> bool| {
-            let claims = patterns.iter().flat_map(|pattern| {
-                let claims = index.of(pattern).filter_map(|key| self.claims.get(key));
-                claims
-                    .filter(|claims| counts(claims, pattern))
-                    .map(|claims| (claims, pattern.clone()))
-                    .collect::<Vec<_>>()
-            });
-            claims.min_by_key(|(claims, _)| rank(claims)).map(|(claims, pattern)| (claims.ingress.clone(), pattern))
-        };
-        let first = of(&self.by_host, &|_, _| true).or_else(|| of(&self.by_tls_host, &lists));
-        first.map_or(Title::Everybody, |(ingress, pattern)| Title::First(ingress, pattern))
+        let own = self.first_claim(host).map(|claims| (claims, host.clone()));
+        let inherited = above(host).and_then(|above| Some((self.first_rule_of_owner(&above)?, above)));
+        let first = own.into_iter().chain(inherited).min_by_key(|(claims, _)| rank(claims));
+        first.map_or(Title::Everybody, |(claims, pattern)| Title::First(claims.ingress.clone(), pattern))
+    }
+
+    /// The first that claims exactly this pattern. An Ingress without rules claims all hosts that nobody names.
+    fn first_claim(&self, host: &HostPattern) -> Option<&Arc<Claims>> {
+        let with_rule = self.by_host.of(host).filter_map(|key| self.claims.get(key));
+        let listing = self.by_tls_host.of(host).filter_map(|key| self.claims.get(key));
+        let catching = self.catch_alls.iter().filter(|_| *host == HostPattern::Any);
+        let catching = catching.filter_map(|key| self.claims.get(key));
+        let listing = listing.filter(|claims| lists(claims, host));
+        with_rule.chain(listing).chain(catching).min_by_key(|claims| rank(claims))
+    }
+
+    /// The first rule for a wildcard in the namespace that owns it: whoever only tries to have it has nothing below either.
+    fn first_rule_of_owner(&self, wildcard: &HostPattern) -> Option<&Arc<Claims>> {
+        let owner = &self.first_claim(wildcard)?.ingress.namespace;
+        let with_rule = self.by_host.of(wildcard).filter_map(|key| self.claims.get(key));
+        with_rule.filter(|claims| claims.ingress.namespace == *owner).min_by_key(|claims| rank(claims))
     }
 
     /// Whether a namespace may have a host.
@@ -111,6 +120,11 @@ impl World {
         (!self.may_have(title, host, certificates)).then(TlsHost::default)
     }
 
+    /// Whether somebody has a rule for a host, and may have the host.
+    pub(super) fn is_ruled(&self, title: &Title, host: &HostPattern) -> bool {
+        self.by_host.of(host).any(|ingress| self.may_have(title, host, &ingress.namespace))
+    }
+
     /// Hosts that a change of others may give to somebody else: those below a wildcard.
     pub(super) fn mark_owned(&mut self, dirty: &mut Dirty) {
         if self.settings.host_policy == HostPolicy::Shared {
@@ -119,39 +133,50 @@ impl World {
         let is_wildcard = |host: &&HostPattern| matches!(host, HostPattern::Wildcard(_));
         let wildcards: BTreeSet<HostPattern> =
             dirty.hosts.iter().chain(&dirty.tls_hosts).filter(is_wildcard).cloned().collect();
+        let mut changed: BTreeSet<Arc<str>> = BTreeSet::new();
         for wildcard in wildcards {
-            let with_rule = self.ranked(self.by_host.of(&wildcard));
-            let with_tls = self.ranked(self.by_tls_host.of(&wildcard));
-            let title = self.title(&wildcard);
-            let (of_tls, _) = self.divide(&title, &wildcard, with_tls.clone());
-            let now = Above {
-                first: with_rule.first().map(|claims| rank(claims)),
-                listed: with_tls.iter().find(|claims| lists(claims, &wildcard)).map(|claims| rank(claims)),
-                certificates: of_tls
-                    .iter()
-                    .min_by_key(|claims| claims.tls.get(&wildcard).into_iter().flatten().map(|claim| claim.rank).min())
-                    .map(|claims| claims.ingress.namespace.clone()),
-            };
+            let now = self.look_above(&wildcard);
             let before = match now == Above::default() {
                 true => self.above.remove(&wildcard),
                 false => self.above.insert(wildcard.clone(), now.clone()),
             };
-            if before.unwrap_or_default() != now {
-                let below = self.below(&wildcard);
-                dirty.hosts.extend(below.iter().filter(|host| self.by_host.contains(host)).cloned());
-                dirty.tls_hosts.extend(below);
+            if before.unwrap_or_default() != now
+                && let HostPattern::Wildcard(suffix) = wildcard
+            {
+                changed.insert(suffix);
             }
         }
-        // A host's owner owns its certificates.
-        dirty.tls_hosts.extend(dirty.hosts.iter().filter(|host| **host != HostPattern::Any).cloned());
+        if !changed.is_empty() {
+            self.mark_below(&changed, dirty);
+        }
+        // Rules and certificates of a host have one owner, whom either may name.
+        let hosts: BTreeSet<HostPattern> = dirty.hosts.union(&dirty.tls_hosts).cloned().collect();
+        dirty.hosts.extend(hosts.iter().filter(|host| self.by_host.contains(host)).cloned());
+        dirty.tls_hosts.extend(hosts.into_iter().filter(|host| *host != HostPattern::Any));
+        if dirty.globals && self.by_host.contains(&HostPattern::Any) {
+            dirty.hosts.insert(HostPattern::Any);
+        }
     }
 
-    /// Hosts that somebody claims below a wildcard. Looks at all of them: a wildcard rarely changes hands.
-    fn below(&self, wildcard: &HostPattern) -> BTreeSet<HostPattern> {
-        let claimed = |index: &super::Index<HostPattern, ObjectKey>| -> Vec<HostPattern> {
-            index.keys_from(&HostPattern::Any).filter(|host| above(host).as_ref() == Some(wildcard)).cloned().collect()
+    fn look_above(&self, wildcard: &HostPattern) -> Above {
+        let with_tls = self.ranked(self.by_tls_host.of(wildcard));
+        let (of_tls, _) = self.divide(&self.title(wildcard), wildcard, with_tls);
+        let strongest =
+            |claims: &&&Arc<Claims>| claims.tls.get(wildcard).into_iter().flatten().map(|claim| claim.rank).min();
+        Above {
+            first: self.first_rule_of_owner(wildcard).map(|claims| rank(claims)),
+            certificates: of_tls.iter().min_by_key(strongest).map(|claims| claims.ingress.namespace.clone()),
+        }
+    }
+
+    /// Hosts that somebody claims below these names. Looks at all hosts once: a wildcard rarely changes hands.
+    fn mark_below(&self, suffixes: &BTreeSet<Arc<str>>, dirty: &mut Dirty) {
+        let is_below = |host: &&HostPattern| match host {
+            HostPattern::Exact(name) => parent_of(name).is_some_and(|parent| suffixes.contains(parent)),
+            HostPattern::Any | HostPattern::Wildcard(_) => false,
         };
-        claimed(&self.by_host).into_iter().chain(claimed(&self.by_tls_host)).collect()
+        dirty.hosts.extend(self.by_host.keys_from(&HostPattern::Any).filter(is_below).cloned());
+        dirty.tls_hosts.extend(self.by_tls_host.keys_from(&HostPattern::Any).filter(is_below).cloned());
     }
 }
 
@@ -164,14 +189,16 @@ pub(super) fn refuse_rules(
 ) -> Vec<Diagnostic> {
     let of_paths = |claims: &&Arc<Claims>| claims.hosts.get(host).cloned().unwrap_or_default();
     if let (Title::First(winner, _), Some(built)) = (title, built) {
-        built.lost.extend(refused.iter().flat_map(|claims| {
+        let room = MAX_LOST.saturating_sub(built.lost.len());
+        let lost = refused.iter().flat_map(|claims| {
             of_paths(claims).into_iter().map(|claim| Lost {
                 ingress: claims.ingress.clone(),
                 path: claim.route.path.clone(),
                 path_type: claim.route.path_type,
                 winner: winner.clone(),
             })
-        }));
+        });
+        built.lost.extend(lost.take(room));
     }
     let diagnostic = |claims: &&Arc<Claims>| {
         let first = of_paths(claims).into_iter().next();

@@ -84,7 +84,7 @@ impl World {
         let (new, mut diagnostics) = match claims.is_empty() {
             true => (self.shield(&title, host), Vec::new()),
             false => {
-                let (built, diagnostics) = tls::build(host, &claims, &self.store, self.by_host.contains(host));
+                let (built, diagnostics) = tls::build(host, &claims, &self.store, self.is_ruled(&title, host));
                 (Some(built), diagnostics)
             }
         };

@@ -209,17 +209,27 @@ impl<B: Bind> RouteTable<B> {
 
     /// Whether a host has TLS, so that plain HTTP is redirected.
     pub fn has_tls(&self, host: &str) -> bool {
-        if let Some(exact) = self.tls_exact.get(host) {
+        if let Some(exact) = self.tls_exact.get(host).filter(|entry| self.may_name(entry, host)) {
             return exact.redirect;
         }
         // A host with rules of its own is redirected by a wildcard only where that one has a rule too: who merely lists a
         // wildcard decides about certificates, not about other people's sites.
         let wildcard = parent_of(host).and_then(|parent| self.tls_wildcard.get(parent));
+        let wildcard = wildcard.filter(|entry| self.may_name(entry, host));
         wildcard.is_some_and(|wildcard| wildcard.by_rule || (wildcard.redirect && self.exact.get(host).is_none()))
     }
 
     fn tls_host(&self, host: &str) -> Option<&Arc<TlsHost>> {
-        self.tls_exact.get(host).or_else(|| self.tls_wildcard.get(parent_of(host)?))
+        let exact = self.tls_exact.get(host).filter(|entry| self.may_name(entry, host));
+        exact.or_else(|| self.tls_wildcard.get(parent_of(host)?).filter(|entry| self.may_name(entry, host)))
+    }
+
+    /// Whether an entry that is there only because a certificate names the host counts: not where the host is somebody else's. Compile sees
+    /// to it, but the last good form of such an entry may be from before the host was claimed.
+    fn may_name(&self, entry: &TlsHost, host: &str) -> bool {
+        let owner = || self.host(host).and_then(|host| host.source.owner.as_ref());
+        !entry.own_name
+            || owner().is_none_or(|owner| entry.certificates.iter().all(|secret| secret.namespace == *owner))
     }
 
     /// A certificate by its Secret.

@@ -13,6 +13,7 @@ use openssl::x509::extension::SubjectAlternativeName;
 use openssl::x509::{X509, X509NameBuilder};
 use sluicegate_snapshot::model::{KeyType, Resource};
 use sluicegate_snapshot::replica::Replica;
+use sluicegate_snapshot::settings::HostPolicy;
 use sluicegate_snapshot::table::{RouteTable, ServerName, Unbound};
 use sluicegate_snapshot::{Delta, Edit, Kind, ObjectKey, ObjectRef, Settings, World};
 
@@ -507,4 +508,35 @@ fn an_ending_certificate_is_told_in_time_and_a_renewed_one_not() {
         world.apply(crate::objects::objects(&renewed).into_iter().map(Edit::Put));
         assert_eq!(reasons(&world), Vec::<String>::new(), "renewed");
     }
+}
+
+/// The last good form of a certificate that turned bad stays, with the names that it named itself; but not for hosts of others.
+#[test]
+fn a_certificate_that_is_kept_is_not_served_for_a_host_of_another_namespace() {
+    let of = |namespace: &str, text: String| text.replace("namespace: n}", &format!("namespace: {namespace}}}"));
+    let victim = of("victim", tls_ingress("v", "[]")).replace("host: a.test", "host: a.example.test");
+    let pair = certificate_pem(&["*.example.test", "b.example.test"]);
+    let mallorys = joined(&[
+        &of("mallory", secret("own", &pair)),
+        &of("mallory", tls_ingress("m", "[{secretName: own}]")).replace("host: a.test", "host: m.test"),
+    ]);
+    let settings = Settings { host_policy: HostPolicy::PerNamespace, ..Settings::default() };
+    let mut world = World::new(settings);
+    let mut replica = Replica::default();
+    let mut table = RouteTable::<Unbound>::default();
+    let mut apply = |yaml: &str| {
+        let delta = world.apply(crate::objects::objects(yaml).into_iter().map(Edit::Put)).delta;
+        table = table.apply(&replica.apply(&delta), &mut Unbound);
+        let served = |host: &str| !matches!(table.server_name(host), ServerName::Default);
+        (served("a.example.test"), table.has_tls("a.example.test"), served("c.example.test"))
+    };
+    assert_eq!(apply(&victim), (false, false, false));
+    assert_eq!(apply(&mallorys), (false, false, true), "names that nobody claims may be served");
+    let broken = of("mallory", secret("own", &("rubbish".to_owned(), pair.1.clone())));
+    assert_eq!(apply(&broken), (false, false, true), "what it was good for, it still is");
+    // Broken first, and claimed afterwards.
+    let late = of("victim", tls_ingress("late", "[]")).replace("host: a.test", "host: b.example.test");
+    apply(&late);
+    assert!(matches!(table.server_name("b.example.test"), ServerName::Default));
+    assert!(!table.has_tls("b.example.test"));
 }
