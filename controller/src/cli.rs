@@ -30,7 +30,7 @@ enum Command {
     Enroll(EnrollArgs),
     /// Print class, addresses and diagnostics of each Ingress in the cluster. Exit 0: no errors, 1: errors found, 2: the cluster
     /// cannot be read.
-    Status(StatusArgs),
+    Status(Box<StatusArgs>),
 }
 
 /// Settings that decide what the objects mean, and which are looked at.

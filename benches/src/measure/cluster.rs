@@ -133,7 +133,7 @@ impl Bench {
         let (controller_memory, gateway_memory) = (memory(&controller), memory(&fresh));
         drop(fresh);
         // Its state file is written a moment after the last change.
-        std::thread::sleep(Duration::from_secs(3));
+        std::thread::park_timeout(Duration::from_secs(3));
         drop((controller, gateway));
         let alone = alone(&directory, &state, hosts + ROUNDS);
         println!(
@@ -212,7 +212,7 @@ fn complete(admin: SocketAddr, hosts: usize) {
     let started = Instant::now();
     while hosts_of(admin) < hosts {
         assert!(started.elapsed() < PATIENCE, "{admin} has {} of {hosts} hosts", hosts_of(admin));
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::park_timeout(Duration::from_millis(20));
     }
 }
 
@@ -227,7 +227,7 @@ fn same_version(admin: SocketAddr, other: SocketAddr) {
     let started = Instant::now();
     while version(admin).is_none() || version(admin) != version(other) {
         assert!(started.elapsed() < PATIENCE, "{admin}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::park_timeout(Duration::from_millis(20));
     }
 }
 
@@ -236,7 +236,7 @@ fn connected(admin: SocketAddr) {
     let started = Instant::now();
     while !client::get(admin, "admin", "/metrics").text().contains("\nsluicegate_controller_connected 1") {
         assert!(started.elapsed() < PATIENCE, "{admin}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::park_timeout(Duration::from_millis(20));
     }
 }
 
@@ -257,7 +257,7 @@ impl Flap {
                 for _ in 0..50 {
                     assert_eq!(connection.request("GET", "steady.bench.test", "/", &[]).status, 200);
                     requests += 1;
-                    std::thread::sleep(Duration::from_millis(2));
+                    std::thread::park_timeout(Duration::from_millis(2));
                 }
                 assert_eq!(hosts_of(admin), hosts, "a route was lost");
             }

@@ -99,7 +99,7 @@ fn serve(mut stream: TcpStream, name: SocketAddr, life: &Life) -> std::io::Resul
         bytes = body.split_off(length);
         served += 1;
         // Now and then an answer takes its time, so that some are awaited when the endpoint dies.
-        if served % 16 == 0 {
+        if served.is_multiple_of(16) {
             std::thread::park_timeout(Duration::from_millis(3));
         }
         let sum: u64 = body.iter().map(|byte| u64::from(*byte)).sum();

@@ -71,7 +71,7 @@ fn ask(http: SocketAddr, index: u32, per_second: u32, targets: &[Target], over: 
     let mut turn = index as usize;
     while !over.load(Ordering::Relaxed) {
         if let Some(early) = due.checked_duration_since(Instant::now()) {
-            std::thread::sleep(early);
+            std::thread::park_timeout(early);
         }
         let target = &targets[turn % targets.len()];
         let answer = connection.request("GET", &target.host, "/", &[]);
