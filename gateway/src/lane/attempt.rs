@@ -13,7 +13,6 @@ use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType};
 
-use super::account::final_status;
 use super::general::{Ctx, Gateway};
 use crate::clock;
 use crate::phase::Reason;
@@ -137,7 +136,8 @@ impl Gateway {
     pub(super) fn may_repeat(session: &Session, error: &Error, ctx: &mut Ctx, reused: bool) -> bool {
         let ended = *error.esource() == ErrorSource::Upstream
             && matches!(error.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError);
-        let unanswered = ctx.upstream_head.is_none() && final_status(session) == 0;
+        // 100 and 103 are answers too: whoever sent one has seen the request, and the client has it.
+        let unanswered = ctx.upstream_head.is_none() && session.response_written().is_none();
         let harmless =
             session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated() && !ctx.upgrade;
         if !(ended && unanswered && harmless) || ctx.attempts.count >= MAX_ATTEMPTS {
