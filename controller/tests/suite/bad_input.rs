@@ -83,7 +83,7 @@ fn a_server_that_is_not_there() {
 fn wrong_arguments() {
     for (arguments, part) in [
         (&["run", "--publish-service", "x"][..], "publishService `x`"),
-        (&["run", "--publish-service", "a/b", "--publish-address", "192.0.2.1"][..], "both given"),
+        (&["run", "--publish-service", "a/b", "--publish-address", "192.0.2.1"][..], "several are given"),
         (&["run", "--publish-address", "a b"][..], "publishAddresses `a b`"),
         (&["run", "--publish", "nowhere"][..], "--publish"),
         (&["run", "--config", "/nowhere"][..], "/nowhere"),

@@ -103,25 +103,29 @@ fn a_grant_that_comes_back_is_believed() {
 /// Two classes in one namespace, a controller and a gateway for each: no gateway has what the other class serves, neither the
 /// certificate nor the host.
 fn a_gateway_gets_the_certificates_of_its_class() {
-    let cluster = Cluster::new("classes");
-    let pod = Pod::start("classes");
-    cluster.api.create(&[cluster.service("web", &[&pod]), "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {name: classes-other}\nspec: {controller: sluicegate.dev/ingress-controller}\n".to_owned()].join("---\n"));
-    for class in ["classes", "classes-other"] {
+    let cluster = Cluster::new("two-classes");
+    let pod = Pod::start("two-classes");
+    cluster.api.create(&[cluster.service("web", &[&pod]), "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {name: two-classes-other}\nspec: {controller: sluicegate.dev/ingress-controller}\n".to_owned()].join("---\n"));
+    for class in ["two-classes", "two-classes-other"] {
         let host = format!("{class}.test");
-        let secret = pki::ecdsa(&[&host]).secret(class).replace("metadata: {", "metadata: {namespace: classes, ");
+        let secret = pki::ecdsa(&[&host]).secret(class).replace("metadata: {", "metadata: {namespace: two-classes, ");
         let spec = format!("tls: [{{hosts: [{host}], secretName: {class}}}], {}", rule(&host, "web"));
-        let ingress =
-            cluster.ingress(class, &spec).replace("ingressClassName: classes,", &format!("ingressClassName: {class},"));
+        let ingress = cluster
+            .ingress(class, &spec)
+            .replace("ingressClassName: two-classes,", &format!("ingressClassName: {class},"));
         cluster.api.create(&[secret, ingress].join("---\n"));
     }
-    for (class, other) in [("classes", "classes-other"), ("classes-other", "classes")] {
+    for (class, other) in [("two-classes", "two-classes-other"), ("two-classes-other", "two-classes")] {
         let (controller, gateway) = cluster.start(json!({"ingressClass": class}));
         let names = |host: &str| Tls::new().connect(gateway.https, Some(host)).certificate_names();
         eventually("the certificate", || (names(&format!("{class}.test")) == [format!("{class}.test")]).then_some(()));
         assert_eq!(names(&format!("{other}.test")), ["sluicegate.invalid"]);
         for table in [controller.page("/table"), gateway.page("/table")] {
             let certificates = table.json()["certificates"].as_object().unwrap().clone();
-            assert_eq!(certificates.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [format!("classes/{class}")]);
+            assert_eq!(
+                certificates.into_iter().map(|(key, _)| key).collect::<Vec<_>>(),
+                [format!("two-classes/{class}")]
+            );
         }
     }
 }
