@@ -55,7 +55,8 @@ fn many_changes_under_load() {
     let config =
         json!({"watchWithoutClass": true, "publish": format!("127.0.0.1:{}", sluicegate_testbed::free_port())});
     let mut controller = Controller::start(server.kubeconfig(), config.clone()).ready();
-    let gateway = Gateway::start(&[controller.publish], json!({})).ready();
+    let state = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(&[controller.publish], json!({"stateDir": state.path()})).ready();
     let over = AtomicBool::new(false);
     let quiet = during(&gateway, per_second, &targets, || pass(Duration::from_secs(form(1, 60))));
     let mut memory = Vec::new();
