@@ -37,7 +37,7 @@ pub struct Server {
     pub addresses: BTreeSet<SocketAddr>,
 }
 
-/// The API server: a client, of which nothing is asked yet, and its addresses as they resolve now, which takes [`CONNECT_LIMIT`] at most.
+/// The API server: a client, of which nothing is asked yet, and its addresses as they resolve now, which takes five seconds at most.
 ///
 /// # Errors
 /// A sentence: the file cannot be read or used, or there is no configuration at all.

@@ -4,6 +4,7 @@
 pub mod cli;
 pub mod frames;
 pub mod log;
+pub mod memory;
 pub mod settings;
 mod unknown;
 pub mod yaml;
