@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     ("a_grant_that_is_taken_back_costs_nothing", a_grant_that_is_taken_back_costs_nothing),
     ("a_grant_that_comes_back_is_believed", a_grant_that_comes_back_is_believed),
     ("a_gateway_gets_the_certificates_of_its_class", a_gateway_gets_the_certificates_of_its_class),
+    ("what_happens_in_one_namespace_holds_up_no_other", what_happens_in_one_namespace_holds_up_no_other),
 ];
 
 /// An Ingress with TLS whose namespace has not granted anything yet.
@@ -128,4 +129,44 @@ fn a_gateway_gets_the_certificates_of_its_class() {
             );
         }
     }
+}
+
+/// Secrets are watched by namespace, and where nothing happens a watch says nothing for a minute. What comes from another namespace, and
+/// a namespace that is watched no more, must not make a gateway think that its controller has fallen behind.
+fn what_happens_in_one_namespace_holds_up_no_other() {
+    let cluster = Cluster::new("busy");
+    let pod = Pod::start("busy");
+    cluster.api.create(&cluster.service("web", &[&pod]));
+    cluster.api.create("apiVersion: v1\nkind: Namespace\nmetadata: {name: busy-other}\n");
+    cluster.grant("busy-other");
+    let site = |namespace: &str| {
+        let host = format!("tls.{namespace}.test");
+        let into = |text: String| text.replace("metadata: {", &format!("metadata: {{namespace: {namespace}, "));
+        let secret = into(pki::ecdsa(&[&host]).secret("tls"));
+        let spec =
+            format!("ingressClassName: busy, tls: [{{hosts: [{host}], secretName: tls}}], {}", rule(&host, "web"));
+        let ingress = into(format!(
+            "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: tls}}\nspec: {{{spec}}}\n"
+        ));
+        (secret, ingress)
+    };
+    for namespace in ["busy", "busy-other"] {
+        let (secret, ingress) = site(namespace);
+        cluster.api.create(&[secret, ingress].join("---\n"));
+    }
+    let (_controller, gateway) = cluster.start(json!({}));
+    let refusals = || crate::harness::metric(&gateway.page("/metrics").text(), "sluicegate_controller_refusals_total");
+    for round in 0..5 {
+        // A renewed certificate, then another route.
+        cluster.api.apply(&site("busy-other").0);
+        let host = format!("more-{round}.busy.test");
+        cluster.api.create(&cluster.host(&format!("more-{round}"), &host, "web"));
+        gateway.answers(&host, "/", &pod);
+    }
+    // The last Ingress of the namespace that names a Secret.
+    cluster.api.delete("/apis/networking.k8s.io/v1/namespaces/busy-other/ingresses/tls");
+    cluster.api.create(&cluster.host("last", "last.busy.test", "web"));
+    gateway.answers("last.busy.test", "/", &pod);
+    gateway.answers("tls.busy-other.test", "/", 404);
+    assert_eq!(refusals(), Some(0.0));
 }

@@ -52,7 +52,7 @@ pub(super) struct Session {
     credentials: Credentials,
     default_certificate: Option<DefaultCertificateFiles>,
     guard: Guard,
-    /// The controller of this connection was told what is in force.
+    /// What is in force is what the controller of this connection sent or has, and it was told so.
     has_acknowledged: bool,
 }
 
@@ -209,7 +209,11 @@ impl Session {
     /// Takes a change, unless it may be older than what is in force, or lost most of it.
     async fn judge(&mut self, delta: Box<Delta>, origin: Origin, sender: &mut SendStream<Bytes>) -> Result<(), String> {
         let have = &self.guard.base(self.applier.snapshot()).version;
-        if let Err(behind) = delta.version.may_follow(have) {
+        // Once something of a controller is in force, all that it sends in this connection comes after that. Its versions say less: what
+        // is known of a kind is as old as the quietest of its feeds, and what is shown as new as the busiest.
+        if !self.has_acknowledged
+            && let Err(behind) = delta.version.may_follow(have)
+        {
             tracing::warn!("controller: what it sends is not taken: {behind}");
             self.shared.state.controller.refused();
             return send(sender, Frame::Ahead(Ahead { have: have.clone() })).await;
