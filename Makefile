@@ -62,7 +62,7 @@ quickstart-cluster:
 doc:
 	@$(STEP) "Documentation" env RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 
-bench: ## Measure lookups, compile, memory and load (docs/benchmarks.md); about ten minutes.
+bench: ## Measure lookups, compile, memory and load (docs/benchmarks.md).
 	@$(STEP) "Set up" .ci/setup bench
 	@$(STEP) "API server (the first time five minutes)" .ci/apiserver
 	@$(STEP) "Lookups and compile" $(CARGO) bench --locked --package sluicegate-benches
@@ -70,7 +70,7 @@ bench: ## Measure lookups, compile, memory and load (docs/benchmarks.md); about 
 	@for what in table certificates wire file-edit cluster; do $(STEP) "Measure: $$what" target/release/measure $$what || exit 1; done
 	@$(STEP) "Load beside nginx" benches/load/run
 
-soak: setup ## What goes on for long, in full, with optimised programs: an hour. `make test` has the short forms.
+soak: setup ## What goes on for long, in full, with optimised programs. `make test` has the short forms.
 	@$(MAKE) --no-print-directory apiserver
 	@$(STEP) "Build the tests" $(CARGO) build --locked --workspace --bins --tests
 	@$(STEP) "Build optimised programs" $(CARGO) build --locked --release --package sluicegate --package sluicegate-controller

@@ -37,11 +37,24 @@ pub struct Server {
     pub addresses: BTreeSet<SocketAddr>,
 }
 
-/// The API server: a client, of which nothing is asked yet, and its addresses as they resolve now, which takes five seconds at most.
+/// The API server, with its addresses as they resolve now, which takes five seconds at most.
+///
+/// # Errors
+/// As of [`client`].
+pub async fn server(kubeconfig: Option<&Path>) -> Result<Server, String> {
+    let config = config(kubeconfig).await?;
+    Ok(Server { client: client_of(&config)?, addresses: addresses(&config).await })
+}
+
+/// Makes a client. Nothing is asked of the server yet.
 ///
 /// # Errors
 /// A sentence: the file cannot be read or used, or there is no configuration at all.
-pub async fn server(kubeconfig: Option<&Path>) -> Result<Server, String> {
+pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, String> {
+    client_of(&config(kubeconfig).await?)
+}
+
+async fn config(kubeconfig: Option<&Path>) -> Result<Config, String> {
     let config = match kubeconfig {
         Some(path) => {
             let wrong = |error: &dyn std::fmt::Display| format!("kubeconfig {}: {error}", path.display());
@@ -55,10 +68,12 @@ pub async fn server(kubeconfig: Option<&Path>) -> Result<Server, String> {
             )
         })?,
     };
-    let server = config.cluster_url.clone();
-    tracing::info!(%server, "API server");
-    let client = stack(&config).map_err(|error| format!("API server {server}: {error}"))?;
-    Ok(Server { client, addresses: addresses(&config).await })
+    tracing::info!(server = %config.cluster_url, "API server");
+    Ok(config)
+}
+
+fn client_of(config: &Config) -> Result<Client, String> {
+    stack(config).map_err(|error| format!("API server {}: {error}", config.cluster_url))
 }
 
 #[expect(

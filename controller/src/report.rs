@@ -133,7 +133,7 @@ struct Unread {
 
 async fn read(settings: &Settings) -> Result<Vec<Line>, Unread> {
     let usage = |message| Unread { message, code: EXIT_USAGE };
-    let client = connect::server(settings.kubeconfig.as_deref()).await.map_err(usage)?.client;
+    let client = connect::client(settings.kubeconfig.as_deref()).await.map_err(usage)?;
     let compile = settings.compile().map_err(|error| usage(error.to_string()))?;
     let metrics = Metrics::new().map_err(|error| Unread { message: error.to_string(), code: 1 })?;
     let (news, received) = channel();

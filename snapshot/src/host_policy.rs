@@ -12,16 +12,16 @@ pub enum HostPolicy {
     /// Everybody's: for each path the oldest Ingress decides, whatever its namespace (ingress-nginx).
     #[default]
     Shared,
-    /// The namespace's whose Ingress claimed it first: the oldest Ingress with a rule for the host, or for the wildcard above
-    /// it.
+    /// The namespace's whose Ingress claimed it first: the oldest Ingress that has a rule for the host or lists it in `tls`, or has a
+    /// rule for the wildcard above it.
     PerNamespace,
     /// Those namespaces' that are listed with it.
     AllowList(AllowedHosts),
 }
 
 impl HostPolicy {
-    /// The policy where none is configured. Files have one author. Ingresses that were written for ingress-nginx share hosts among namespaces, so
-    /// where its classes are taken over that stays so.
+    /// The policy where none is configured. Files have one author. Ingresses that were written for ingress-nginx share hosts among
+    /// namespaces, so where its classes are taken over that stays so.
     pub fn usual<'a>(mode: Mode, mut controller_names: impl Iterator<Item = &'a str>) -> HostPolicy {
         match mode == Mode::Standalone || controller_names.any(|name| name == INGRESS_NGINX_CONTROLLER) {
             true => HostPolicy::Shared,

@@ -144,3 +144,19 @@ impl Ledger {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_gateways_that_hold_a_loss_back_one_is_told() {
+        let (notices, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let mut ledger = Ledger::new(notices, Published::default(), ObjectKey::new("n", "lease"));
+        for gateway in ["a", "b", "c"] {
+            ledger.held(&Loss { gateway: gateway.to_owned(), routes: 20, left: 1 });
+        }
+        assert!(told.try_recv().is_ok_and(|notice| notice.note.contains("gateway a")));
+        assert!(told.try_recv().is_err());
+    }
+}

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::SendStream;
 use sluicegate_process::frames::{Frames, StreamError, send, send_bytes};
+use sluicegate_snapshot::compile::PublishAddress;
 use sluicegate_snapshot::wire::{
-    Cursor, Doubt, Frame, FullBegin, FullEnd, HEARTBEAT_SECONDS, Heartbeat, Hello, Next, SILENCE_SECONDS, Update, WIRE,
-    Welcome,
+    Cursor, Doubt, Frame, FullBegin, FullEnd, HEARTBEAT_SECONDS, Heartbeat, Hello, MAX_ADDRESSES, Next,
+    SILENCE_SECONDS, Update, WIRE, Welcome,
 };
 use sluicegate_snapshot::{Delta, Snapshot, Version};
 use tokio::sync::watch;
@@ -20,7 +21,6 @@ use super::server::{Sources, Streams};
 use super::{Entered, Gateway, Publication};
 use crate::events::Loss;
 use crate::metrics::Metrics;
-use crate::status::{MAX_ADDRESSES, parse_reported};
 use crate::watch::News;
 
 /// Resources in one part of a full sync.
@@ -70,7 +70,7 @@ pub(super) async fn run(streams: Streams, sources: Sources) {
 /// What a gateway reports and can be an address.
 fn addresses(hello: &Hello) -> Vec<Arc<str>> {
     let is_address = |text: &&Arc<str>| {
-        let is = parse_reported(text).is_some();
+        let is = text.parse::<PublishAddress>().is_ok();
         if !is {
             tracing::warn!(gateway = %hello.gateway, address = %text, "a gateway reports what is no address; it is left out");
         }
@@ -291,4 +291,24 @@ fn chunks<K: Ord + Clone, V: Clone>(
             entries.by_ref().take(PART).map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
         (!chunk.is_empty()).then(|| part(chunk))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_address_and_what_is_too_many_is_left_out() {
+        let many = (0..20).map(|number| format!("192.0.2.{number}").into());
+        let hello = Hello {
+            wire: WIRE,
+            gateway: "g".into(),
+            program: "p".into(),
+            have: None,
+            lacks_keys: false,
+            addresses: ["a b".into(), "::".into()].into_iter().chain(many).collect(),
+        };
+        let taken = addresses(&hello);
+        assert_eq!((taken.len(), &*taken[0]), (MAX_ADDRESSES - 2, "192.0.2.0"));
+    }
 }

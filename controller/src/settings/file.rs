@@ -187,6 +187,7 @@ mod tests {
             ("publish: nowhere", "publish"),
             ("publishService: x", "publishService `x`"),
             ("publishAddresses: [a b]", "publishAddresses `a b`"),
+            ("publishAddresses: [0.0.0.0]", "publishAddresses `0.0.0.0`"),
             ("{publishService: a/b, publishAddresses: [192.0.2.1]}", "several are given"),
             ("{publishGateways: true, publishAddresses: [192.0.2.1]}", "several are given"),
             ("defaultBackend: x", "defaultBackend `x`"),

@@ -4,14 +4,12 @@ mod file;
 mod trust;
 
 use std::fmt::Display;
-use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 pub use file::{HostPolicyName, Settings};
 use sluicegate_process::SettingsError;
 use sluicegate_snapshot::compile::PublishAddress;
-use sluicegate_snapshot::key::is_object_name;
 use sluicegate_snapshot::model::Reach;
 use sluicegate_snapshot::model::reach::parse_range;
 use sluicegate_snapshot::settings::{AllowedHosts, ClassSettings, HostPolicy};
@@ -101,13 +99,8 @@ impl Settings {
         if self.publish_gateways {
             return Ok(Source::Gateways);
         }
-        let address = |text: &String| match (text.parse::<IpAddr>(), is_object_name(text)) {
-            (Ok(ip), _) => Ok(PublishAddress::Ip(ip)),
-            (Err(_), true) => Ok(PublishAddress::Hostname(text.as_str().into())),
-            (Err(_), false) => {
-                Err(SettingsError(format!("publishAddresses `{text}`: expected an IP address or a host name")))
-            }
-        };
+        let address =
+            |text: &String| text.parse().map_err(|error| SettingsError(format!("publishAddresses `{text}`: {error}")));
         let addresses: Vec<PublishAddress> = self.publish_addresses.iter().map(address).collect::<Result<_, _>>()?;
         Ok(if addresses.is_empty() { Source::None } else { Source::Fixed(addresses) })
     }

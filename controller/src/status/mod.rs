@@ -13,7 +13,7 @@ use sluicegate_snapshot::model::Digest;
 pub use address::{Source, follow as follow_addresses};
 pub use desk::{Desk, Job, Write};
 pub use owner::Writers;
-pub use reported::{Addresses, Board, MAX_ADDRESSES, follow as follow_gateways, parse as parse_reported};
+pub use reported::{Addresses, Board, follow as follow_gateways};
 pub use writer::{Writer, write};
 
 /// `metadata.managedFields[].manager` of what controllers write. One that serves one class has its name behind it: what it cleans up

@@ -60,7 +60,7 @@ async fn write(settings: &Settings, enrolment: &Enrolment) -> Result<Files, (Str
                 .to_owned(),
         ));
     };
-    let client = connect::server(settings.kubeconfig.as_deref()).await.map_err(usage)?.client;
+    let client = connect::client(settings.kubeconfig.as_deref()).await.map_err(usage)?;
     let own = secret::read(&client, &authority.key).await.map_err(|message| (message, UNREADABLE))?;
     let pair = own.gateway(name, *days).map_err(|error| (error.to_string(), 1))?;
     let bundle = keeper::bundle(own.certificates()).map_err(|error| (error, 1))?;

@@ -239,12 +239,14 @@ impl Field {
     fn run(&self, index: usize, attack: &Attack) {
         let created = self.create(index, attack);
         assert_eq!(created.is_none(), attack.refused, "{}: refused by the API server", attack.attack);
+        let marker = self.await_arrival(index);
         if let (Some(ask), Some(is)) = (&attack.ask, &attack.is) {
             let [gateway, open] = &self.gateways;
             // Where everything is allowed it works, so all of it has arrived.
             if let Some(prize) = &attack.open {
                 until(&attack.attack, || {
-                    (shown(&get(open, ask).0) == *prize).then_some(()).ok_or_else(|| shown(&get(open, ask).0))
+                    let answer = shown(&get(open, ask).0);
+                    (answer == *prize).then_some(()).ok_or(answer)
                 });
             }
             if let Some(reason) = &attack.says {
@@ -273,28 +275,67 @@ impl Field {
                 (answer == *is && named).then_some(()).ok_or_else(|| format!("{answer} {names:?}"))
             });
         }
-        for path in created.into_iter().flatten().rev() {
+        for path in created.into_iter().flatten().chain(marker).rev() {
             self.cluster.api.delete(&path);
         }
     }
 
+    /// Creates another Service, EndpointSlice, Secret and Ingress of mallory's and waits until the gateway serves them: each kind is
+    /// watched in order, so what was created before has arrived as well. Returns where they are.
+    fn await_arrival(&self, index: usize) -> Vec<String> {
+        let name = format!("marker-{index}");
+        let host = format!("{name}.mallory.test");
+        let marker = Objects {
+            certificate_for: vec![host.clone()],
+            raw: vec![
+                json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": [{"name": "http", "port": 80}]}}),
+                json!({
+                    "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+                    "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+                    "ports": [{"name": "http", "port": POD_PORT}], "endpoints": [{"addresses": ["{evil}"]}],
+                }),
+            ],
+            ingress: Some(IngressRow {
+                rules: vec![format!("{host} / Prefix {name}:80")],
+                tls: vec![format!("{host}={name}")],
+                ..IngressRow::default()
+            }),
+            ..Objects::default()
+        };
+        let mut objects = self.objects(index, &marker);
+        for object in &mut objects {
+            object["metadata"]["name"] = json!(name);
+        }
+        let created = self.create_all(&objects).unwrap_or_else(|answer| panic!("{name}: {answer}"));
+        until(&name, || {
+            let (answer, names) = get(&self.gateways[0], &format!("https://{host}/"));
+            let is_there = shown(&answer) == "evil" && names == [host.clone()];
+            is_there.then_some(()).ok_or_else(|| format!("{} {names:?}", shown(&answer)))
+        });
+        created
+    }
+
     /// Creates what mallory has; `None`: the API server refused one. Returns where they are.
     fn create(&self, index: usize, attack: &Attack) -> Option<Vec<String>> {
-        let mut created = Vec::new();
-        for object in self.objects(index, &attack.objects) {
+        self.create_all(&self.objects(index, &attack.objects)).ok()
+    }
+
+    /// `Err`: the API server refused one, and so says why; the others are gone again.
+    fn create_all(&self, objects: &[Value]) -> Result<Vec<String>, Value> {
+        let mut created: Vec<String> = Vec::new();
+        for object in objects {
             let mut text = object.to_string();
             self.places.iter().for_each(|(place, value)| text = text.replace(place, value));
-            let kind = object["kind"].as_str().unwrap();
-            let collection = collection(kind, MALLORY);
+            let collection = collection(object["kind"].as_str().unwrap(), MALLORY);
             let answer = self.cluster.api.call(Method::POST, &collection, "application/json", &text);
             if answer.status >= 300 {
-                assert_eq!(answer.status, 422, "{}: {}", attack.attack, answer.body);
-                created.iter().for_each(|path: &String| self.cluster.api.delete(path));
-                return None;
+                assert_eq!(answer.status, 422, "{}", answer.body);
+                created.iter().for_each(|path| self.cluster.api.delete(path));
+                return Err(answer.body);
             }
             created.push(format!("{collection}/{}", object["metadata"]["name"].as_str().unwrap()));
         }
-        Some(created)
+        Ok(created)
     }
 
     fn objects(&self, index: usize, row: &Objects) -> Vec<Value> {

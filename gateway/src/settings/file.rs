@@ -286,6 +286,10 @@ mod tests {
             ("{controllers: ['http://a:1'], reportAddresses: [a b]}", "reportAddresses `a b`"),
             ("{controllers: ['http://a:1'], reportAddresses: ['::']}", "reportAddresses `::`"),
             ("reportAddresses: [192.0.2.1]", "controllers"),
+            (
+                "{controllers: ['http://a:1'], reportAddresses: [a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a]}",
+                "at most 16",
+            ),
             ("{controllers: ['https://a:1'], controllerCa: c}", "clientCert"),
             ("{controllers: ['https://a:1'], controllerCa: c, clientCert: d}", "clientKey"),
             ("{controllers: ['http://a:1'], tokenFile: t}", "https"),

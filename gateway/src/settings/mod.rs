@@ -9,9 +9,10 @@ pub use file::{AccessLogSettings, Settings, TimeoutSettings};
 pub use sluicegate_process::settings::{SettingsFile, read};
 pub use sluicegate_process::{LogFormat, LogSettings, SettingsError};
 
-use sluicegate_snapshot::key::is_object_name;
+use sluicegate_snapshot::compile::PublishAddress;
 use sluicegate_snapshot::model::Reach;
 use sluicegate_snapshot::settings::{CLUSTER_DOMAIN, ClassSettings, HostPolicy};
+use sluicegate_snapshot::wire::MAX_ADDRESSES;
 use sluicegate_snapshot::{BackendKey, Mode, ObjectKey};
 
 use crate::stream::{ControllerUrl, Credentials};
@@ -44,9 +45,6 @@ impl DefaultCertificate {
         }
     }
 }
-
-/// Most addresses that a controller takes of one gateway.
-const MAX_REPORTED: usize = 16;
 
 impl Settings {
     /// Where the default certificate comes from.
@@ -92,22 +90,16 @@ impl Settings {
 
     /// What is reported has to be an address, and somebody has to be told.
     fn judge_reported(&self) -> Result<(), SettingsError> {
-        let is_address = |text: &str| match text.parse::<std::net::IpAddr>() {
-            Ok(ip) => !ip.is_unspecified() && !ip.is_multicast(),
-            Err(_) => is_object_name(text),
-        };
-        if self.report_addresses.len() > MAX_REPORTED {
-            return Err(SettingsError(format!("reportAddresses: at most {MAX_REPORTED} addresses")));
+        if !self.report_addresses.is_empty() && self.controllers.is_empty() {
+            return Err(SettingsError("reportAddresses are for controllers, and none is given".to_owned()));
         }
-        match self.report_addresses.iter().find(|text| !is_address(text)) {
-            Some(text) => Err(SettingsError(format!(
-                "reportAddresses `{text}`: expected an IP address or a host name of this gateway"
-            ))),
-            None if !self.report_addresses.is_empty() && self.controllers.is_empty() => {
-                Err(SettingsError("reportAddresses are for controllers, and none is given".to_owned()))
-            }
-            None => Ok(()),
+        if self.report_addresses.len() > MAX_ADDRESSES {
+            return Err(SettingsError(format!("reportAddresses: at most {MAX_ADDRESSES} addresses")));
         }
+        self.report_addresses.iter().try_for_each(|text| match text.parse::<PublishAddress>() {
+            Ok(_) => Ok(()),
+            Err(error) => Err(SettingsError(format!("reportAddresses `{text}`: {error}"))),
+        })
     }
 
     /// The controllers to follow.

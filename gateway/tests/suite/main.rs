@@ -12,7 +12,6 @@ mod hyper_client;
 mod lifecycle;
 mod manifests;
 mod observe;
-#[allow(dead_code, reason = "shared with the controller's tests, which use more of it")]
 mod pki;
 mod retries;
 mod rollouts;

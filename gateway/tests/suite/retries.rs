@@ -136,3 +136,39 @@ fn an_answer_that_has_begun_is_not_begun_again() {
     });
     assert_eq!(halves.count(), 2);
 }
+
+#[test]
+fn three_endpoints_are_tried() {
+    let refusing = [(); 5].map(|()| Refusing::new());
+    let gateway = Start::with(&everything_to(&refusing.each_ref().map(|refusing| refusing.1))).ready();
+    assert_eq!(reason(&send(&gateway, "POST", b"")), (502, Some("ConnectFailed")));
+    assert_eq!(gateway.metric("sluicegate_upstream_retries_total", &[]), 2.0);
+}
+
+/// A backend that answers, keeps its connections open, and ends them at `/poison`; how often it was asked for that.
+fn poisoned() -> (SocketAddr, Arc<AtomicUsize>) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = taken.clone();
+    let backend = Scripted::new(move |mut incoming| {
+        let mut head = incoming.head.clone();
+        while !head.starts_with("GET /poison") {
+            incoming.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            head = String::from_utf8(incoming.body_until(b"\r\n\r\n")).unwrap();
+            if head.is_empty() {
+                return;
+            }
+        }
+        count.fetch_add(1, Ordering::SeqCst);
+    });
+    (backend.address, taken)
+}
+
+/// A kept connection that ended may have been closed before the request came: that is one attempt more, and no other.
+#[test]
+fn a_kept_connection_that_ends_counts_for_itself() {
+    let (backend, taken) = poisoned();
+    let gateway = Start::with(&everything_to(&[backend])).ready();
+    assert_eq!(send(&gateway, "GET", b"").status, 200);
+    assert_eq!(reason(&gateway.get("a.test", "/poison")), (502, Some("UpstreamReset")));
+    assert_eq!(taken.load(Ordering::SeqCst), 3);
+}

@@ -220,3 +220,22 @@ fn redirects_name_the_port_that_clients_reach_https_on() {
     let gateway = Start::with(&manifests).set("publicPorts", json!({"http": 8080, "https": 8443})).ready();
     assert_eq!(gateway.get("a.test:8080", "/x").header("location"), Some("https://a.test:8443/x"));
 }
+
+#[test]
+fn a_certificate_that_has_ended_is_served_and_reported() {
+    let manifests = [
+        pki::valid(&["a.test"], -90, -1).secret("a"),
+        service("web", &echo().to_string()),
+        host_to_web("a", "a.test", "[{hosts: [a.test], secretName: a}]"),
+    ]
+    .join("---\n");
+    let gateway = Start::with(&manifests).ready();
+    assert_eq!(names(&gateway, Some("a.test")), ["a.test"]);
+    gateway.wait_metric("sluicegate_diagnostics", &["CertificateExpired", "error"], 1.0);
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("site.yaml"), &manifests).unwrap();
+    let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_sluicegate"));
+    let output = check.arg("check").arg(directory.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("CertificateExpired"));
+}

@@ -118,8 +118,8 @@ fn from_slices(key: &BackendKey, port_name: &Arc<str>, store: &Store, reach: Opt
     Backend { endpoints: endpoints.into_iter().collect(), ..Backend::default() }
 }
 
-/// Whether a name is that of a Service or pod in another namespace, which an Ingress may not send requests to: the gateway may
-/// connect to more than the author of the Service.
+/// Whether a name is that of a Service in another namespace, or of a pod anywhere, which an Ingress may not send requests to: the
+/// gateway may connect to more than the author of the Service.
 pub fn leaves_namespace(name: &str, namespace: &str, settings: &Settings) -> bool {
     if settings.mode == Mode::Standalone || settings.reach.allowed.contains(&Allowed::OtherNamespaces) {
         return false;

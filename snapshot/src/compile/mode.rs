@@ -28,7 +28,7 @@ impl World {
         if let ServiceKind::ExternalName(name) = &service.kind
             && backend::leaves_namespace(name, &service.key.namespace, &self.settings)
         {
-            let message = "names a Service or pod of another namespace; requests are answered with 503 (allowBackends: [otherNamespaces] would allow it)";
+            let message = "names a Service of another namespace, or a pod; requests are answered with 503 (allowBackends: [otherNamespaces] would allow it)";
             return Some(Diagnostic::new(object, DiagnosticReason::EndpointRefused, "spec.externalName", message));
         }
         let (reason, message) = match (self.settings.mode, service.annotated.as_ref()?) {

@@ -1,19 +1,37 @@
 //! `status.loadBalancer` of an Ingress, as data. The controller writes it.
 
+use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::DiagnosticReason;
+use crate::key::{KeyError, is_object_name};
 
 /// An address at which gateways are reached: what `loadBalancer.ingress[]` holds one of.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum PublishAddress {
     /// `ip`.
-    Ip(std::net::IpAddr),
+    Ip(IpAddr),
     /// `hostname`.
     Hostname(Arc<str>),
+}
+
+impl FromStr for PublishAddress {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        match text.parse::<IpAddr>() {
+            Ok(ip) if ip.is_unspecified() || ip.is_multicast() => {
+                Err(KeyError("nobody can be reached at this address"))
+            }
+            Ok(ip) => Ok(PublishAddress::Ip(ip)),
+            Err(_) if is_object_name(text) => Ok(PublishAddress::Hostname(text.into())),
+            Err(_) => Err(KeyError("expected an IP address or a host name")),
+        }
+    }
 }
 
 /// One element of `loadBalancer.ingress[].ports`.

@@ -40,6 +40,9 @@ pub const HEARTBEAT_SECONDS: u64 = 3;
 /// Seconds without a frame after which the other side is taken for dead: three heartbeats.
 pub const SILENCE_SECONDS: u64 = 9;
 
+/// Most addresses of one gateway.
+pub const MAX_ADDRESSES: usize = 16;
+
 /// The first frame of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,7 +59,7 @@ pub struct Hello {
     /// What it has lacks private keys (it comes from a state file): it needs everything.
     #[serde(default)]
     pub lacks_keys: bool,
-    /// Addresses at which clients reach it: IP addresses or host names, for statuses of Ingresses.
+    /// Addresses at which clients reach it: IP addresses or host names, for statuses of Ingresses; at most [`MAX_ADDRESSES`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Arc<str>>,
 }

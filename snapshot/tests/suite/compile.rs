@@ -15,7 +15,7 @@ use sluicegate_snapshot::model::{KeyType, Resource};
 use sluicegate_snapshot::replica::Replica;
 use sluicegate_snapshot::settings::HostPolicy;
 use sluicegate_snapshot::table::{RouteTable, ServerName, Unbound};
-use sluicegate_snapshot::{Delta, Edit, Kind, ObjectKey, ObjectRef, Settings, World};
+use sluicegate_snapshot::{Delta, Edit, Kind, Mode, ObjectKey, ObjectRef, Settings, World};
 
 use crate::objects::{objects, world};
 
@@ -539,4 +539,35 @@ fn a_certificate_that_is_kept_is_not_served_for_a_host_of_another_namespace() {
     apply(&late);
     assert!(matches!(table.server_name("b.example.test"), ServerName::Default));
     assert!(!table.has_tls("b.example.test"));
+}
+
+/// Nobody makes somebody else's host, or the list of what is wrong, as large as they like.
+#[test]
+fn what_others_lose_is_remembered_up_to_a_limit() {
+    let paths: Vec<String> = (0..150)
+        .map(|n| format!("{{path: /{n}, pathType: Exact, backend: {{service: {{name: s, port: {{number: 80}}}}}}}}"))
+        .collect();
+    let ingress = |namespace: &str, second: u8| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: i, namespace: {namespace}, creationTimestamp: '2024-01-01T00:00:0{second}Z'}}\nspec: {{rules: [{{host: a.test, http: {{paths: [{}]}}}}]}}\n",
+            paths.join(", ")
+        )
+    };
+    let objects = joined(&[&ingress("first", 1), &ingress("second", 2)]);
+    for host_policy in [HostPolicy::Shared, HostPolicy::PerNamespace] {
+        let world = world(Settings { host_policy, ..Settings::default() }, &objects);
+        let host = &world.snapshot().hosts[&"a.test".parse().unwrap()];
+        assert_eq!((host.routes.len(), host.lost.len()), (150, 100));
+    }
+}
+
+#[test]
+fn refused_endpoints_are_said_up_to_a_limit() {
+    let endpoints: Vec<String> = (1..=40).map(|n| format!("{{addresses: [127.0.0.{n}]}}")).collect();
+    let slice = format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\nmetadata: {{name: s, namespace: n}}\nports: [{{port: 80}}]\nendpoints: [{}]\n",
+        endpoints.join(", ")
+    );
+    let world = world(Settings { mode: Mode::Cluster, ..Settings::default() }, &slice);
+    assert_eq!(reasons(&world), vec!["EndpointSlice n/s EndpointRefused".to_owned(); 16]);
 }

@@ -44,3 +44,19 @@ fn an_ingress_of_somebody_else_has_no_status_of_ours() {
     let world = world(settings, &INGRESS.replace("TLS", ""));
     assert_eq!(world.status(&ObjectKey::new("n", "i"), &[]), None);
 }
+
+#[test]
+fn what_can_be_published() {
+    for (text, can) in [
+        ("192.0.2.1", true),
+        ("2001:db8::1", true),
+        ("edge.example.com", true),
+        ("0.0.0.0", false),
+        ("::", false),
+        ("224.0.0.1", false),
+        ("a b", false),
+        ("", false),
+    ] {
+        assert_eq!(text.parse::<PublishAddress>().is_ok(), can, "{text}");
+    }
+}
