@@ -16,6 +16,7 @@ pub mod connect;
 pub mod events;
 pub mod leader;
 pub mod metrics;
+pub mod owners;
 pub mod publish;
 pub mod report;
 pub mod run;

@@ -147,7 +147,7 @@ async fn read(settings: &Settings) -> Result<Vec<Line>, Unread> {
         relists,
         field_manager: "".into(),
     };
-    let feeds = settings.feeds();
+    let feeds = settings.feeds(&compile);
     let mut tasks = tokio::task::JoinSet::new();
     for feed in &feeds {
         tasks.spawn(watcher.clone().follow(feed.clone()));
@@ -202,6 +202,11 @@ fn listed(
                 unlisted.remove(&feed);
                 let Some(namespace) = feed.namespace.clone() else { continue };
                 Edit::Access(feed.kind, namespace, Access::Granted)
+            }
+            // Who may not read them sees what the age of Ingresses says.
+            Ok(News::Denied(feed, _)) if feed.kind == Kind::HostOwners => {
+                unlisted.remove(&feed);
+                continue;
             }
             Ok(News::Denied(Feed { kind, namespace: Some(namespace), .. }, user)) => {
                 Edit::Access(kind, namespace, Access::Denied { user })

@@ -18,6 +18,7 @@ use crate::compile::{Compiler, Outlets, Relist};
 use crate::events::{self, Ledger};
 use crate::leader::Candidate;
 use crate::metrics::Metrics;
+use crate::owners::{self, Recorder};
 use crate::publish::{self, Publication};
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -71,7 +72,8 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
     let mut compile = settings.compile()?;
     let addresses = settings.addresses()?;
     let lease = settings.lease()?;
-    let feeds = settings.feeds();
+    let feeds = settings.feeds(&compile);
+    let host_records = compile.host_records.clone();
     let publish_listener = bind("publish", settings.publish).await?;
     let admin_listener = bind("admin", settings.admin).await?;
     let metrics_listener = match settings.metrics {
@@ -99,6 +101,7 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
     let (generations, relists) = watch::channel(0);
     let (jobs, asked) = mpsc::unbounded_channel();
     let (notices, noticed) = mpsc::unbounded_channel();
+    let (owner_notices, owners_noticed) = mpsc::unbounded_channel();
     let fixed = match &addresses {
         Source::Fixed(addresses) => Some(addresses.clone()),
         Source::None | Source::Service(_) | Source::Gateways => None,
@@ -110,6 +113,7 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
         needs,
         desk,
         ledger: Ledger::new(notices, shared.published.clone(), lease.clone()),
+        owners: host_records.is_some().then_some(owner_notices),
         relist: Relist::new(generations),
     };
     let compiler = Compiler::new(compile, feeds.clone(), outlets);
@@ -150,6 +154,11 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
         leads: leads.clone(),
     };
     tokio::spawn(status::write(writer, asked));
+    if let Some(prefix) = host_records {
+        let (field_manager, leads) = (settings.field_manager(), leads.clone());
+        let recorder = Recorder { client: client.clone(), prefix, field_manager, leads, shared: shared.clone() };
+        tokio::spawn(owners::record(recorder, owners_noticed));
+    }
     tokio::spawn(events::write(client.clone(), noticed, metrics.clone(), leads.clone()));
     tokio::spawn(tell_of_lead(leads, news.clone()));
     tokio::spawn(tell_the_time(news.clone()));

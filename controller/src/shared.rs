@@ -41,6 +41,8 @@ pub struct Shared {
     pub trust: Trust,
     /// The Service whose address is published has none, or the like: for people.
     pub address_trouble: Mutex<Option<String>>,
+    /// Whose hosts are cannot be recorded: for people.
+    record_trouble: Mutex<Option<String>>,
     /// This controller is the one that writes statuses.
     pub leads: watch::Receiver<bool>,
     /// With which publication each Ingress went out.
@@ -66,6 +68,7 @@ impl Shared {
             publication,
             trust,
             address_trouble: Mutex::default(),
+            record_trouble: Mutex::default(),
             leads,
             published: Published::default(),
             foreign: Mutex::default(),
@@ -79,17 +82,30 @@ impl Shared {
         self.unlisted.lock().unwrap_or_else(PoisonError::into_inner).clone_from(feeds);
     }
 
+    /// Why it cannot be recorded whose hosts are; `None`: it can. Logs what is news.
+    pub fn set_record_trouble(&self, sentence: Option<String>) {
+        let mut trouble = self.record_trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if *trouble != sentence {
+            match &sentence {
+                Some(sentence) => tracing::error!("{sentence}"),
+                None => tracing::info!("it is recorded again whose hosts are"),
+            }
+        }
+        *trouble = sentence;
+    }
+
     /// Statuses that somebody else writes too.
     pub fn set_foreign(&self, sentences: Vec<String>) {
         *self.foreign.lock().unwrap_or_else(PoisonError::into_inner) = sentences;
     }
 
-    /// What does not work around the objects, in sentences: the API server, the address to publish, statuses that somebody else
-    /// writes.
+    /// What does not work around the objects, in sentences: the API server, the address to publish, records of hosts, statuses that
+    /// somebody else writes.
     pub fn trouble(&self) -> Vec<String> {
         let address = self.address_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.trouble.sentences().into_iter().chain(address).chain(foreign).collect()
+        let record = self.record_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.trouble.sentences().into_iter().chain(address).chain(record).chain(foreign).collect()
     }
 
     /// New diagnostics of the objects.

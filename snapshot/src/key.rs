@@ -21,12 +21,21 @@ pub enum Kind {
     Secret,
     /// `v1` ConfigMap.
     ConfigMap,
+    /// A `v1` ConfigMap in which controllers record whose hosts are ([`crate::facts::HostOwnersFacts`]).
+    HostOwners,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 6] =
-        [Kind::Ingress, Kind::IngressClass, Kind::Service, Kind::EndpointSlice, Kind::Secret, Kind::ConfigMap];
+    pub const ALL: [Kind; 7] = [
+        Kind::Ingress,
+        Kind::IngressClass,
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::Secret,
+        Kind::ConfigMap,
+        Kind::HostOwners,
+    ];
 
     /// The kind's name as manifests write it.
     pub const fn as_str(self) -> &'static str {
@@ -37,6 +46,7 @@ impl Kind {
             Kind::EndpointSlice => "EndpointSlice",
             Kind::Secret => "Secret",
             Kind::ConfigMap => "ConfigMap",
+            Kind::HostOwners => "HostOwners",
         }
     }
 }

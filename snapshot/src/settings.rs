@@ -57,6 +57,9 @@ pub struct Settings {
     pub default_backend: Option<BackendKey>,
     /// Whose a host is.
     pub host_policy: HostPolicy,
+    /// Where it is recorded who has a host, as the first part of the names of ConfigMaps ([`crate::facts::record_of`]); `None`:
+    /// nowhere.
+    pub host_records: Option<ObjectKey>,
     /// The domain below which the cluster's DNS has Services and pods.
     pub cluster_domain: Arc<str>,
     /// Which addresses backends may have in a cluster; to its `api_server` comes what Service and EndpointSlice
@@ -80,6 +83,7 @@ impl Default for Settings {
             default_certificate: None,
             default_backend: None,
             host_policy: HostPolicy::default(),
+            host_records: None,
             cluster_domain: Arc::from(CLUSTER_DOMAIN),
             reach: Reach::default(),
             guarded: false,

@@ -14,9 +14,11 @@ use std::time::Instant;
 
 use sluicegate_snapshot::compile::Access;
 use sluicegate_snapshot::{Edit, Kind, ObjectKey, Settings, World};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::events::Ledger;
+use crate::owners::Notice;
 use crate::publish::{FIRST, Publication};
 use crate::shared::Shared;
 use crate::status::Desk;
@@ -36,6 +38,7 @@ pub struct Compiler {
     needs: watch::Sender<Needs>,
     desk: Desk,
     ledger: Ledger,
+    owners: Option<UnboundedSender<Notice>>,
     /// Feeds that are always followed.
     feeds: BTreeSet<Feed>,
     /// Those of them that have not listed yet.
@@ -57,6 +60,8 @@ pub struct Outlets {
     pub desk: Desk,
     /// To Events.
     pub ledger: Ledger,
+    /// To records of whose hosts are, if anybody keeps them.
+    pub owners: Option<UnboundedSender<Notice>>,
     /// To all watches.
     pub relist: Relist,
 }
@@ -89,7 +94,7 @@ impl Compiler {
     /// A compiler over an empty world that waits for `feeds`.
     pub fn new(settings: Settings, feeds: impl IntoIterator<Item = Feed>, outlets: Outlets) -> Self {
         let feeds: BTreeSet<Feed> = feeds.into_iter().collect();
-        let Outlets { publication, shared, needs, desk, ledger, relist } = outlets;
+        let Outlets { publication, shared, needs, desk, ledger, owners, relist } = outlets;
         Compiler {
             world: World::new(settings),
             publication,
@@ -97,6 +102,7 @@ impl Compiler {
             needs,
             desk,
             ledger,
+            owners,
             unlisted: feeds.clone(),
             feeds,
             position: Position::default(),
@@ -162,7 +168,10 @@ impl Compiler {
     fn apply(&mut self, batch: Batch, started: Instant) {
         let count = batch.edits.len();
         self.world.stand_at(self.position.version());
-        let outcome = self.world.apply(batch.edits);
+        let mut outcome = self.world.apply(batch.edits);
+        if !outcome.owners.is_empty() {
+            self.note(Notice::Owners(std::mem::take(&mut outcome.owners)));
+        }
         self.tell_needs();
         let mut ingresses = batch.ingresses;
         let of_ingresses = outcome.diagnosed.iter().filter(|object| object.kind == Kind::Ingress);
@@ -173,6 +182,7 @@ impl Compiler {
             }
             self.publication.start(self.world.snapshot().clone());
             self.stage = Stage::Publishing;
+            self.note(Notice::Complete);
             let (served, version) = (self.world.served().count(), &self.world.snapshot().version);
             tracing::info!(ingresses = served, %version, "everything is listed; snapshots are published");
             let diagnostics = self.world.diagnostics();
@@ -216,6 +226,13 @@ impl Compiler {
             false => ingresses.iter().for_each(|key| self.desk.look(key, &self.world)),
         }
         self.shared.set_foreign(self.desk.foreign());
+    }
+
+    /// Tells who records whose hosts are.
+    fn note(&self, notice: Notice) {
+        if let Some(owners) = &self.owners {
+            let _ = owners.send(notice);
+        }
     }
 
     /// Every Ingress of ours went out with this publication.

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use sluicegate_snapshot::compile::Access;
-use sluicegate_snapshot::facts::Trimmed;
+use sluicegate_snapshot::facts::{Facts, Trimmed};
 use sluicegate_snapshot::{Edit, Kind, ObjectKey};
 
 use super::{Batch, Compiler, Stage, access};
+use crate::owners::Notice;
 use crate::watch::{Feed, Listed, News, Reach};
 
 impl Compiler {
@@ -27,6 +28,10 @@ impl Compiler {
             News::Denied(feed, user) => {
                 self.position.loses(&feed);
                 self.relist.lost(&feed);
+                if feed.kind == Kind::HostOwners {
+                    // Nothing is known of them, and nothing waits for them.
+                    self.has_listed(&feed);
+                }
                 batch.edits.extend(access(&feed, Access::Denied { user }));
             }
             News::Claimed(version) => self.relist.claim(version, Instant::now()),
@@ -80,6 +85,9 @@ impl Compiler {
             self.desk.forget(&key);
             self.ledger.forget(&key);
         }
+        if kind == Kind::HostOwners {
+            self.note(Notice::Record(key.clone(), None));
+        }
         batch.edits.push(Edit::Remove(kind, key));
     }
 
@@ -102,10 +110,14 @@ impl Compiler {
             self.position.lists(&feed, version);
         }
         self.relist.listed(&feed, generation);
-        if self.unlisted.remove(&*feed) {
+        self.has_listed(&feed);
+        batch.edits.extend(access(&feed, Access::Granted));
+    }
+
+    fn has_listed(&mut self, feed: &Feed) {
+        if self.unlisted.remove(feed) {
             self.shared.set_unlisted(&self.unlisted);
         }
-        batch.edits.extend(access(&feed, Access::Granted));
     }
 
     /// The API server went back to an older state: a new epoch begins, in which everything has to be listed.
@@ -116,6 +128,7 @@ impl Compiler {
             epoch = self.position.epoch(),
             "the API server was restored from an older state; a new epoch begins, and everything is listed anew"
         );
+        self.note(Notice::Restored);
         self.relist.begin(feeds, Instant::now());
         if self.stage == Stage::Publishing {
             self.stage = Stage::Restoring;
@@ -135,6 +148,9 @@ impl Compiler {
             }
             self.desk.observe(key, observed);
             batch.ingresses.insert(key.clone());
+        }
+        if let Facts::HostOwners(facts) = &object.facts {
+            self.note(Notice::Record(facts.key.clone(), Some((facts.clone(), object.resource_version))));
         }
         batch.edits.push(Edit::PutTrimmed(object));
     }

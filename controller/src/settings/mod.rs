@@ -10,6 +10,7 @@ use std::sync::Arc;
 pub use file::{HostPolicyName, Settings};
 use sluicegate_process::SettingsError;
 use sluicegate_snapshot::compile::PublishAddress;
+use sluicegate_snapshot::facts::HOST_OWNERS_LABEL;
 use sluicegate_snapshot::model::Reach;
 use sluicegate_snapshot::model::reach::parse_range;
 use sluicegate_snapshot::settings::{AllowedHosts, ClassSettings, HostPolicy};
@@ -34,6 +35,7 @@ impl Settings {
             default_certificate: object("defaultCertificate", self.default_certificate.as_deref())?,
             default_backend: parsed::<BackendKey>("defaultBackend", self.default_backend.as_deref())?,
             host_policy: self.host_policy()?,
+            host_records: self.host_records()?,
             cluster_domain: self.cluster_domain()?,
             reach: self.reach()?,
             guarded: !self.watch_secrets_everywhere,
@@ -75,6 +77,14 @@ impl Settings {
                     .map_err(|(text, error)| SettingsError(format!("allowedHosts `{text}`: {error}")))?,
             ),
         })
+    }
+
+    /// What the names of the ConfigMaps begin with in which it is recorded whose hosts are: controllers that share a Lease share
+    /// them.
+    fn host_records(&self) -> Result<Option<ObjectKey>, SettingsError> {
+        let ObjectKey { namespace, name } = self.lease()?;
+        let is_owned = self.host_policy()? == HostPolicy::PerNamespace;
+        Ok(is_owned.then(|| ObjectKey::new(namespace, format!("{name}-hosts"))))
     }
 
     /// Which addresses backends may have; the API server's are added at the start.
@@ -125,8 +135,8 @@ impl Settings {
         Ok(object("lease", self.lease.as_deref())?.unwrap_or_else(own))
     }
 
-    /// The feeds that are followed from the start to the end.
-    pub fn feeds(&self) -> Vec<Feed> {
+    /// The feeds that are followed from the start to the end, where compile gets `compiled`.
+    pub fn feeds(&self, compiled: &sluicegate_snapshot::Settings) -> Vec<Feed> {
         let everywhere = |kind| Feed { kind, namespace: None, labels: None };
         let mut feeds = vec![everywhere(Kind::IngressClass)];
         let places: Vec<Option<Arc<str>>> = match self.watch_namespaces.is_empty() {
@@ -142,6 +152,12 @@ impl Settings {
         if self.watch_secrets_everywhere {
             feeds.extend([everywhere(Kind::Secret), everywhere(Kind::ConfigMap)]);
         }
+        let (label, value) = HOST_OWNERS_LABEL;
+        feeds.extend(compiled.host_records.as_ref().map(|prefix| Feed {
+            kind: Kind::HostOwners,
+            namespace: Some(prefix.namespace.clone()),
+            labels: Some(format!("{label}={value}").into()),
+        }));
         feeds
     }
 }

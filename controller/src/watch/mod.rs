@@ -4,6 +4,7 @@
 //! ([`reflect()`]); what it finds is trimmed at once and goes to the compile thread.
 
 mod failure;
+mod host_record;
 mod known;
 mod namespaces;
 mod reflector;
@@ -25,6 +26,7 @@ use sluicegate_snapshot::{Kind, Object, ObjectKey};
 use tokio::sync::oneshot;
 
 pub use failure::{Failure, Trouble};
+pub use host_record::HostRecord;
 pub use namespaces::{Needs, follow_needs};
 pub use reflector::{Feedback, reflect};
 
@@ -163,6 +165,7 @@ impl Watcher {
             Kind::EndpointSlice => reflect::<EndpointSlice>(self, feed).await,
             Kind::Secret => reflect::<Secret>(self, feed).await,
             Kind::ConfigMap => reflect::<ConfigMap>(self, feed).await,
+            Kind::HostOwners => reflect::<HostRecord>(self, feed).await,
         }
     }
 }

@@ -42,6 +42,7 @@ struct Attack {
 struct Objects {
     raw: Vec<Value>,
     ingress: Option<IngressRow>,
+    edited: Option<IngressRow>,
     external: Option<String>,
     resolves: Vec<String>,
     slice: Option<SliceRow>,
@@ -56,6 +57,7 @@ struct IngressRow {
     tls: Vec<String>,
     annotations: BTreeMap<String, String>,
     created: Option<String>,
+    foreign: bool,
 }
 
 #[derive(Deserialize)]
@@ -175,16 +177,14 @@ impl Field {
         network::assign(control);
         let mut inside = inside();
         inside.push(echo(SocketAddr::from((control, 6443)), "control"));
+        cluster.api.create(&[OLD, FOREIGN].map(|name| older(name, &cluster.class).to_string()).join("\n---\n"));
+        a_moment();
         // What an API server writes itself, but for those of tests.
         cluster.api.create(&format!(
             "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: kubernetes, namespace: default, labels: {{kubernetes.io/service-name: kubernetes}}}}\naddressType: IPv4\nports: [{{name: https, port: 6443}}]\nendpoints: [{{addresses: [{control}]}}]\n"
         ));
         cluster.api.create(&victim(shop, private, &cluster.class));
-        // Ages have no finer unit.
-        eventually("the victim to be older", {
-            let started = Instant::now();
-            move || (started.elapsed() > Duration::from_millis(1100)).then_some(())
-        });
+        a_moment();
         cluster.api.create(&mallorys(&format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: evil}}\nspec: {{ports: [{{name: http, port: 80, targetPort: {POD_PORT}}}]}}\n---\n\
              apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: evil-1, labels: {{kubernetes.io/service-name: evil}}}}\naddressType: IPv4\nports: [{{name: http, port: {POD_PORT}}}]\nendpoints: [{{addresses: [{}]}}]\n",
@@ -219,6 +219,7 @@ impl Field {
         }));
         let gateway = |controller: &Controller| Gateway::start(&[controller.publish], json!({"dns": dns})).ready();
         let gateways = [gateway(&controller), gateway(&open)];
+        await_records(&cluster, &["shop.test", "plain.test", "api.test", "*.wild.test"]);
         Field { cluster, _pods: pods, _inside: inside, places, names, controller, gateways, _open: open }
     }
 
@@ -238,6 +239,9 @@ impl Field {
 
     fn run(&self, index: usize, attack: &Attack) {
         let created = self.create(index, attack);
+        if let Some(edited) = &attack.objects.edited {
+            self.edit(edited, &edited.object(index, &self.cluster.class));
+        }
         assert_eq!(created.is_none(), attack.refused, "{}: refused by the API server", attack.attack);
         let marker = self.await_arrival(index);
         if let (Some(ask), Some(is)) = (&attack.ask, &attack.is) {
@@ -278,6 +282,18 @@ impl Field {
         for path in created.into_iter().flatten().chain(marker).rev() {
             self.cluster.api.delete(&path);
         }
+        if let Some(edited) = &attack.objects.edited {
+            self.edit(edited, &older(edited.name(), &self.cluster.class));
+        }
+    }
+
+    /// Gives one of mallory's older Ingresses another content.
+    fn edit(&self, row: &IngressRow, object: &Value) {
+        let (name, mut object) = (row.name(), object.clone());
+        object["metadata"]["name"] = json!(name);
+        let path = format!("{}/{name}", collection("Ingress", MALLORY));
+        let answer = self.cluster.api.call(Method::PUT, &path, "application/json", &object.to_string());
+        assert_eq!(answer.status, 200, "{}", answer.body);
     }
 
     /// Creates another Service, EndpointSlice, Secret and Ingress of mallory's and waits until the gateway serves them: each kind is
@@ -372,7 +388,42 @@ impl Field {
     }
 }
 
+/// Mallory's Ingress that is older than all that the victim has.
+const OLD: &str = "old";
+
+/// The same, and of a class that is not ours.
+const FOREIGN: &str = "foreign";
+
+/// One of them before it is edited.
+fn older(name: &str, class: &str) -> Value {
+    let (class, host) = if name == FOREIGN { ("attacks-foreign", "plain.test") } else { (class, "old.mallory.test") };
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name, "namespace": MALLORY},
+        "spec": {"ingressClassName": class, "rules": [{"host": host, "http": {"paths": [
+            {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "evil", "port": {"number": 80}}}}]}}]},
+    })
+}
+
+/// Ages have no finer unit.
+pub fn a_moment() {
+    let started = Instant::now();
+    eventually("a second to pass", || (started.elapsed() > Duration::from_millis(1100)).then_some(()));
+}
+
+/// Waits until it is recorded that these are the victim's.
+fn await_records(cluster: &Cluster, hosts: &[&str]) {
+    eventually("records of the victim's hosts", || {
+        let recorded = cluster.recorded(VICTIM);
+        hosts.iter().all(|host| recorded.contains(*host)).then_some(())
+    });
+}
+
 impl IngressRow {
+    /// Which of the older ones is edited.
+    fn name(&self) -> &'static str {
+        if self.foreign { FOREIGN } else { OLD }
+    }
+
     fn object(&self, index: usize, class: &str) -> Value {
         let backend = |text: &str| match text.split_once('/').filter(|(kind, _)| kind.starts_with(char::is_uppercase)) {
             Some((kind, name)) => json!({"resource": {"kind": kind, "name": name, "apiGroup": Value::Null}}),

@@ -1,11 +1,14 @@
 //! A cluster as a test sees it: a namespace and class of its own, a controller, gateways, pods.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sluicegate_snapshot::ObjectKey;
+use sluicegate_snapshot::facts::{record_of, records};
 use sluicegate_testbed::{ApiServer, Process, free_port};
 use tempfile::TempDir;
 
@@ -318,7 +321,29 @@ impl Cluster {
              apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {{name: {name}}}\nspec: {{controller: sluicegate.dev/ingress-controller}}\n"
         ));
         cluster.grant(name);
+        cluster.grant_records();
         cluster
+    }
+
+    /// Lets the controller of the class record whose hosts are, as the shipped Role does for one without a class.
+    fn grant_records(&self) {
+        let (_, account) = bed::CONTROLLER.split_once("serviceaccount:").unwrap();
+        let (namespace, account) = account.split_once(':').unwrap();
+        let name = format!("sluicegate-controller-{}-hosts", self.class);
+        let names = records(&ObjectKey::new(namespace, name.as_str()));
+        let names: Vec<&str> = names.iter().map(|key| &*key.name).collect();
+        let metadata = json!({"name": name, "namespace": namespace});
+        let role = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata,
+            "rules": [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": names, "verbs": ["update"]}],
+        });
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": metadata,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
+        });
+        self.api.create(&role.to_string());
+        self.api.create(&binding.to_string());
     }
 
     /// Lets the controller read Secrets and ConfigMaps of a namespace, as the diagnostic says.
@@ -332,6 +357,22 @@ impl Cluster {
             "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": account_namespace}],
         });
         self.api.create(&binding.to_string());
+    }
+
+    /// The hosts that are recorded for a namespace.
+    pub fn recorded(&self, namespace: &str) -> BTreeSet<String> {
+        let prefix = format!("sluicegate-controller-{}-hosts-", self.class);
+        let all = self.api.get("/api/v1/namespaces/sluicegate/configmaps");
+        let ours = |record: &&Value| record["metadata"]["name"].as_str().unwrap().starts_with(&prefix);
+        let records = all["items"].as_array().unwrap().iter().filter(ours);
+        let hosts = records.filter_map(|record| record["data"][namespace].as_str());
+        hosts.flat_map(str::lines).map(str::to_owned).collect()
+    }
+
+    /// Path of the ConfigMap that a host is recorded in.
+    pub fn record_of(&self, host: &str) -> String {
+        let prefix = ObjectKey::new("sluicegate", format!("sluicegate-controller-{}-hosts", self.class));
+        path("ConfigMap", "sluicegate", &record_of(&prefix, &host.parse().unwrap()).name)
     }
 
     /// A controller of this class, ready.

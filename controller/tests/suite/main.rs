@@ -40,6 +40,7 @@ mod leader;
 mod manifests;
 mod network;
 mod operations;
+mod owners;
 mod routing;
 mod schedules;
 mod scripted;
@@ -57,7 +58,7 @@ type Test = (&'static str, fn());
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let groups: [(&str, &[Test]); 18] = [
+    let groups: [(&str, &[Test]); 19] = [
         ("attacks", attacks::TESTS),
         ("bad_input", bad_input::TESTS),
         ("conformance", conformance::TESTS),
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         ("leader", leader::TESTS),
         ("manifests", manifests::TESTS),
         ("operations", operations::TESTS),
+        ("owners", owners::TESTS),
         ("routing", routing::TESTS),
         ("schedules", schedules::TESTS),
         ("secrets", secrets::TESTS),

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sluicegate_snapshot::{Mode, Settings};
+use sluicegate_snapshot::{Mode, Object, ObjectKey, Settings};
 use sluicegate_testbed::{ApiServer, Process};
 
 use crate::Test;
@@ -62,7 +62,9 @@ fn every_row_through_the_api_server() {
         let stored = created.iter().flatten().map(|stored| object(stored.clone()));
         let names = Names::of(Settings { watch_without_class: true, ..settings }, stored);
         names.endpoints.values().flatten().for_each(|address| listen(*address, &mut echoes));
-        let config = config(&spec);
+        let lease = ObjectKey::new("default", format!("spec-{}", name.trim_end_matches(".yaml")));
+        record(&api, &spec, &lease);
+        let config = config(&spec, &lease);
         let controller = Controller::start(&server.admin(), config).ready();
         let gateway = Gateway::start(&[controller.publish], json!({})).ready();
         for row in spec.rows() {
@@ -81,10 +83,22 @@ fn every_row_through_the_api_server() {
     assert!(rows > 600);
 }
 
-fn config(spec: &SpecFile) -> Value {
+/// What controllers that share the Lease have recorded.
+fn record(api: &Api, spec: &SpecFile, lease: &ObjectKey) {
+    for record in spec.records(&ObjectKey::new(lease.namespace.clone(), format!("{}-hosts", lease.name))) {
+        let Object::HostOwners(config_map) = record else { unreachable!() };
+        let mut config_map = json!(config_map);
+        config_map["apiVersion"] = json!("v1");
+        config_map["kind"] = json!("ConfigMap");
+        api.create(&config_map.to_string());
+    }
+}
+
+fn config(spec: &SpecFile, lease: &ObjectKey) -> Value {
     let settings = spec.settings();
     let (host_policy, allowed_hosts) = spec.host_settings();
     json!({
+        "lease": lease.to_string(),
         "hostPolicy": host_policy,
         "allowedHosts": allowed_hosts,
         "ingressClass": settings.ingress_class,

@@ -140,6 +140,7 @@ impl Settings {
             },
             default_backend,
             host_policy: HostPolicy::usual(mode, self.controller_names.iter().map(String::as_str)),
+            host_records: None,
             cluster_domain: CLUSTER_DOMAIN.into(),
             reach: Reach::default(),
             guarded: false,

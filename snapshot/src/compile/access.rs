@@ -112,7 +112,7 @@ impl World {
                     dirty.contents.insert(key.clone());
                 }
             }
-            Kind::Ingress | Kind::IngressClass | Kind::Service | Kind::EndpointSlice => {}
+            Kind::Ingress | Kind::IngressClass | Kind::Service | Kind::EndpointSlice | Kind::HostOwners => {}
         }
     }
 
@@ -125,7 +125,7 @@ impl World {
         match kind {
             Kind::Secret => keys(&self.store.secrets, namespace),
             Kind::ConfigMap => keys(&self.store.config_maps, namespace),
-            Kind::Ingress | Kind::IngressClass | Kind::Service | Kind::EndpointSlice => Vec::new(),
+            Kind::Ingress | Kind::IngressClass | Kind::Service | Kind::EndpointSlice | Kind::HostOwners => Vec::new(),
         }
     }
 

@@ -61,6 +61,8 @@ pub struct Outcome {
     pub delta: Delta,
     /// Objects whose diagnostics may have changed.
     pub diagnosed: BTreeSet<ObjectRef>,
+    /// Where hosts are owned: the namespace that has each host that was looked at and claims it itself; `None`: none does.
+    pub owners: BTreeMap<HostPattern, Option<Arc<str>>>,
 }
 
 /// Where a diagnostic comes from: the stage and key whose recomputation replaces it.
@@ -271,6 +273,7 @@ impl World {
                     || parameters.into_iter().any(|parameters| names_it(&parameters.namespace, &parameters.name));
                 dirty.contents.insert(key);
             }
+            Kind::HostOwners => self.mark_recorded(&key, change.hosts, dirty),
         }
     }
 
@@ -331,7 +334,8 @@ impl World {
         }
         let diagnostics = references::diagnose_settings(&self.settings, &self.store, &self.snapshot, self.now);
         self.diagnose(Origin::Settings, diagnostics, &mut diagnosed);
-        Outcome { delta, diagnosed }
+        let owners = self.owners_of(&dirty);
+        Outcome { delta, diagnosed, owners }
     }
 
     /// The claims of some Ingresses, in order of precedence.

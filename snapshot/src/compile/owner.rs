@@ -2,15 +2,19 @@
 //!
 //! Who does not own a host gets nothing of it: no path, no default backend, no certificate, no redirect. What is lost is
 //! said at the Ingress that lost it.
+//!
+//! Controllers record whose a host is, and that counts for as long as the owner claims it; what is not recorded goes by the age of
+//! the Ingresses ([`Settings::host_records`](crate::Settings::host_records)).
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::claims::{Claims, TlsRank};
 use super::host::MAX_LOST;
 use super::{Dirty, World};
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
+use crate::facts::record_of;
 use crate::key::{HostPattern, Kind, ObjectKey, ObjectRef, parent_of};
 use crate::model::{Lost, TlsHost, VirtualHost};
 use crate::settings::HostPolicy;
@@ -33,12 +37,19 @@ pub(super) type Divided<'a> = (Vec<&'a Arc<Claims>>, Vec<&'a Arc<Claims>>);
 /// certificates it has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Above {
-    first: Option<Rank>,
+    first: Option<(bool, Rank)>,
     certificates: Option<Arc<str>>,
 }
 
 /// Place in the order of precedence.
 type Rank = (i64, Reverse<String>);
+
+/// The first claim of whoever has a pattern.
+struct First<'a> {
+    claims: &'a Arc<Claims>,
+    /// It is recorded whose the pattern is.
+    is_recorded: bool,
+}
 
 /// The wildcard whose hosts a host is one of.
 fn above(host: &HostPattern) -> Option<HostPattern> {
@@ -58,35 +69,66 @@ fn rank(claims: &Claims) -> Rank {
 }
 
 impl World {
-    /// Who decides about a host: the first that has a rule for it or lists it in `tls`, or has a rule for the wildcard above it and
-    /// owns that. A listed wildcard is a claim to the certificate of that name, and none to the hosts below.
+    /// Who decides about a host: who has a rule for it or lists it in `tls`, or has a rule for the wildcard above it and owns that. Of
+    /// several whose record says so, and else the first. A listed wildcard is a claim to the certificate of that name, and none to the
+    /// hosts below.
     pub(super) fn title(&self, host: &HostPattern) -> Title {
         match &self.settings.host_policy {
             HostPolicy::Shared => return Title::Everybody,
             HostPolicy::AllowList(_) => return Title::Listed,
             HostPolicy::PerNamespace => {}
         }
-        let own = self.first_claim(host).map(|claims| (claims, host.clone()));
+        let own = self.first_claim(host).map(|first| (first, host.clone()));
         let inherited = above(host).and_then(|above| Some((self.first_rule_of_owner(&above)?, above)));
-        let first = own.into_iter().chain(inherited).min_by_key(|(claims, _)| rank(claims));
-        first.map_or(Title::Everybody, |(claims, pattern)| Title::First(claims.ingress.clone(), pattern))
+        let tier = |first: &First<'_>, pattern: &HostPattern| match (first.is_recorded, pattern == host) {
+            (true, true) => 0,
+            // What is recorded of a wildcard was so before somebody came who has no record of his own.
+            (true, false) => 1,
+            (false, _) => 2,
+        };
+        let first = own.into_iter().chain(inherited);
+        let first = first.min_by_key(|(first, pattern)| (tier(first, pattern), rank(first.claims)));
+        first.map_or(Title::Everybody, |(first, pattern)| Title::First(first.claims.ingress.clone(), pattern))
     }
 
-    /// The first that claims exactly this pattern. An Ingress without rules claims all hosts that nobody names.
-    fn first_claim(&self, host: &HostPattern) -> Option<&Arc<Claims>> {
+    /// The first that claims exactly this pattern, in the namespace for which it is recorded if that still claims it.
+    fn first_claim(&self, host: &HostPattern) -> Option<First<'_>> {
+        let recorded = self.recorded(host).and_then(|owner| {
+            let of_owner = self.claiming(host).filter(|claims| claims.ingress.namespace == *owner);
+            of_owner.min_by_key(|claims| rank(claims))
+        });
+        match recorded {
+            Some(claims) => Some(First { claims, is_recorded: true }),
+            None => {
+                let claims = self.claiming(host).min_by_key(|claims| rank(claims))?;
+                Some(First { claims, is_recorded: false })
+            }
+        }
+    }
+
+    /// The namespace that a pattern is recorded for.
+    fn recorded(&self, host: &HostPattern) -> Option<&Arc<str>> {
+        let record = record_of(self.settings.host_records.as_ref()?, host);
+        self.store.host_owners.get(&record)?.owners.get(host)
+    }
+
+    /// Who claims exactly this pattern. An Ingress without rules claims all hosts that nobody names.
+    fn claiming<'a>(&'a self, host: &HostPattern) -> impl Iterator<Item = &'a Arc<Claims>> {
         let with_rule = self.by_host.of(host).filter_map(|key| self.claims.get(key));
         let listing = self.by_tls_host.of(host).filter_map(|key| self.claims.get(key));
-        let catching = self.catch_alls.iter().filter(|_| *host == HostPattern::Any);
+        let catching = (*host == HostPattern::Any).then_some(&self.catch_alls).into_iter().flatten();
         let catching = catching.filter_map(|key| self.claims.get(key));
         let listing = listing.filter(|claims| lists(claims, host));
-        with_rule.chain(listing).chain(catching).min_by_key(|claims| rank(claims))
+        with_rule.chain(listing).chain(catching)
     }
 
     /// The first rule for a wildcard in the namespace that owns it: whoever only tries to have it has nothing below either.
-    fn first_rule_of_owner(&self, wildcard: &HostPattern) -> Option<&Arc<Claims>> {
-        let owner = &self.first_claim(wildcard)?.ingress.namespace;
+    fn first_rule_of_owner(&self, wildcard: &HostPattern) -> Option<First<'_>> {
+        let First { claims, is_recorded } = self.first_claim(wildcard)?;
+        let owner = &claims.ingress.namespace;
         let with_rule = self.by_host.of(wildcard).filter_map(|key| self.claims.get(key));
-        with_rule.filter(|claims| claims.ingress.namespace == *owner).min_by_key(|claims| rank(claims))
+        let claims = with_rule.filter(|claims| claims.ingress.namespace == *owner).min_by_key(|claims| rank(claims))?;
+        Some(First { claims, is_recorded })
     }
 
     /// Whether a namespace may have a host.
@@ -149,13 +191,40 @@ impl World {
         if !changed.is_empty() {
             self.mark_below(&changed, dirty);
         }
+        // A rule without a host and a default backend are claims to the same.
+        dirty.globals |= dirty.hosts.contains(&HostPattern::Any) || dirty.tls_hosts.contains(&HostPattern::Any);
         // Rules and certificates of a host have one owner, whom either may name.
         let hosts: BTreeSet<HostPattern> = dirty.hosts.union(&dirty.tls_hosts).cloned().collect();
         dirty.hosts.extend(hosts.iter().filter(|host| self.by_host.contains(host)).cloned());
-        dirty.tls_hosts.extend(hosts.into_iter().filter(|host| *host != HostPattern::Any));
+        dirty.tls_hosts.extend(hosts);
+        dirty.tls_hosts.remove(&HostPattern::Any);
         if dirty.globals && self.by_host.contains(&HostPattern::Any) {
             dirty.hosts.insert(HostPattern::Any);
         }
+    }
+
+    /// Marks hosts whose record is another one.
+    pub(super) fn mark_recorded(&self, record: &ObjectKey, hosts: BTreeSet<HostPattern>, dirty: &mut Dirty) {
+        let Some(prefix) = &self.settings.host_records else { return };
+        dirty.tls_hosts.extend(hosts.into_iter().filter(|host| record_of(prefix, host) == *record));
+    }
+
+    /// Whose the hosts are that were looked at: what is to be recorded of them.
+    pub(super) fn owners_of(&self, dirty: &Dirty) -> BTreeMap<HostPattern, Option<Arc<str>>> {
+        if self.settings.host_policy != HostPolicy::PerNamespace || self.settings.host_records.is_none() {
+            return BTreeMap::new();
+        }
+        let owner = |host: &HostPattern| match self.title(host) {
+            // Of a host that is somebody's by a wildcard nothing has to be remembered but the wildcard.
+            Title::First(ingress, _) => {
+                let claims_it = self.claiming(host).any(|claims| claims.ingress.namespace == ingress.namespace);
+                claims_it.then_some(ingress.namespace)
+            }
+            Title::Everybody | Title::Listed => None,
+        };
+        let any = dirty.globals.then_some(&HostPattern::Any);
+        let hosts = dirty.hosts.iter().chain(&dirty.tls_hosts).chain(any);
+        hosts.map(|host| (host.clone(), owner(host))).collect()
     }
 
     fn look_above(&self, wildcard: &HostPattern) -> Above {
@@ -164,7 +233,7 @@ impl World {
         let strongest =
             |claims: &&&Arc<Claims>| claims.tls.get(wildcard).into_iter().flatten().map(|claim| claim.rank).min();
         Above {
-            first: self.first_rule_of_owner(wildcard).map(|claims| rank(claims)),
+            first: self.first_rule_of_owner(wildcard).map(|first| (first.is_recorded, rank(first.claims))),
             certificates: of_tls.iter().min_by_key(strongest).map(|claims| claims.ingress.namespace.clone()),
         }
     }
@@ -221,8 +290,8 @@ pub(super) fn refuse_certificates(host: &HostPattern, title: &Title, refused: &[
 }
 
 /// Says that a default backend for everything is refused.
-pub(super) fn refuse_catch_all(claims: &Claims) -> Diagnostic {
-    refusal(&HostPattern::Any, &Title::Listed, claims, "spec.defaultBackend", "it takes no request")
+pub(super) fn refuse_catch_all(title: &Title, claims: &Claims) -> Diagnostic {
+    refusal(&HostPattern::Any, title, claims, "spec.defaultBackend", "it takes no request")
 }
 
 fn refusal(host: &HostPattern, title: &Title, claims: &Claims, field: &str, effect: &str) -> Diagnostic {

@@ -4,11 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::claims::Claims;
-use super::owner::Title;
 use super::{Dirty, Origin, World, backend, content, host, owner, references, tls};
 use crate::key::{HostPattern, Kind, ObjectRef};
 use crate::model::{Delta, Globals, PathType, Resource, Route, Target};
-use crate::settings::HostPolicy;
 
 impl World {
     /// Backends, contents and certificates: those that somebody names exist, the others do not.
@@ -96,16 +94,12 @@ impl World {
     }
 
     pub(super) fn recompute_globals(&mut self, diagnosed: &mut BTreeSet<ObjectRef>) -> Globals {
-        // Of several the first has it anyway; a list has to have it.
-        let title = match self.settings.host_policy {
-            HostPolicy::AllowList(_) => Title::Listed,
-            HostPolicy::Shared | HostPolicy::PerNamespace => Title::Everybody,
-        };
+        let title = self.title(&HostPattern::Any);
         let (catch_alls, refused) = self.divide(&title, &HostPattern::Any, self.ranked(self.catch_alls.iter()));
         let catch_all = catch_alls.first().and_then(|claims| claims.catch_all.clone());
         let losers = catch_alls.iter().skip(1);
         let conflict = |loser: &&Arc<Claims>| host::default_conflict(loser, catch_all.as_deref()?, "of all hosts");
-        let refused = refused.iter().map(|claims| owner::refuse_catch_all(claims));
+        let refused = refused.iter().map(|claims| owner::refuse_catch_all(&title, claims));
         let diagnostics = losers.filter_map(conflict).chain(refused).collect();
         self.diagnose(Origin::CatchAlls, diagnostics, diagnosed);
         let policy = self.classes.global.policy();

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Access;
-use crate::facts::{ClassFacts, ConfigMapFacts, Facts, IngressFacts, SecretFacts, ServiceFacts, SliceFacts};
-use crate::key::{Kind, ObjectKey};
+use crate::facts::{
+    ClassFacts, ConfigMapFacts, Facts, HostOwnersFacts, IngressFacts, SecretFacts, ServiceFacts, SliceFacts,
+};
+use crate::key::{HostPattern, Kind, ObjectKey};
 
 /// Facts by kind and key.
 #[derive(Debug, Default)]
@@ -22,6 +24,8 @@ pub struct Store {
     pub secrets: BTreeMap<ObjectKey, Arc<SecretFacts>>,
     /// ConfigMaps.
     pub config_maps: BTreeMap<ObjectKey, Arc<ConfigMapFacts>>,
+    /// Records of whose hosts are.
+    pub host_owners: BTreeMap<ObjectKey, Arc<HostOwnersFacts>>,
     /// EndpointSlices by their Service.
     pub slices_of: Index<ObjectKey, ObjectKey>,
     /// Secrets and ConfigMaps are unknown where `access` does not say otherwise.
@@ -121,6 +125,7 @@ impl Store {
             Kind::EndpointSlice => self.slices.contains_key(key),
             Kind::Secret => self.secrets.contains_key(key),
             Kind::ConfigMap => self.config_maps.contains_key(key),
+            Kind::HostOwners => self.host_owners.contains_key(key),
         }
     }
 
@@ -166,6 +171,14 @@ impl Store {
                 change.renewed = old.is_some() && old == new;
             }
             Kind::ConfigMap => drop(swap_kind!(config_maps, ConfigMap)?),
+            Kind::HostOwners => {
+                let old: Option<Arc<HostOwnersFacts>> = swap_kind!(host_owners, HostOwners)?;
+                let none = BTreeMap::new();
+                let old = old.as_ref().map_or(&none, |facts| &facts.owners);
+                let new = self.host_owners.get(key).map_or(&none, |facts| &facts.owners);
+                let differs = |host: &&HostPattern| old.get(*host) != new.get(*host);
+                change.hosts.extend(old.keys().chain(new.keys()).filter(differs).cloned());
+            }
             Kind::EndpointSlice => {
                 let old: Option<Arc<SliceFacts>> = swap_kind!(slices, Slice)?;
                 let service_of = |slice: &Arc<SliceFacts>| slice.service.clone();
@@ -190,4 +203,6 @@ pub struct Change {
     pub services: Vec<ObjectKey>,
     /// A Secret's certificate was replaced by one with the same names and kind of key, so that nothing else changes.
     pub renewed: bool,
+    /// Hosts that were recorded for somebody else before.
+    pub hosts: BTreeSet<HostPattern>,
 }

@@ -8,6 +8,7 @@ mod certificate;
 mod class;
 mod config_map;
 mod endpoint_slice;
+mod host_owners;
 mod ingress;
 mod secret;
 mod service;
@@ -20,6 +21,7 @@ pub use certificate::{CertificateFacts, CertificateProblem, read as read_certifi
 pub use class::{ClassFacts, ParametersFacts};
 pub use config_map::ConfigMapFacts;
 pub use endpoint_slice::{EndpointFacts, SliceFacts, SlicePort};
+pub use host_owners::{HOST_OWNERS_LABEL, HostOwnersFacts, record_of, records, write as write_host_owners};
 pub use ingress::{BackendFacts, IngressFacts, PathFacts, RuleFacts, TlsFacts, UnreadAnnotation};
 pub use secret::SecretFacts;
 pub use service::{AnnotatedEndpoints, ServiceFacts, ServiceKind, ServicePortFacts};
@@ -44,6 +46,8 @@ pub enum Facts {
     Secret(Arc<SecretFacts>),
     /// A ConfigMap.
     ConfigMap(Arc<ConfigMapFacts>),
+    /// Whose hosts are.
+    HostOwners(Arc<HostOwnersFacts>),
 }
 
 impl Facts {
@@ -56,6 +60,7 @@ impl Facts {
             Facts::Slice(_) => Kind::EndpointSlice,
             Facts::Secret(_) => Kind::Secret,
             Facts::ConfigMap(_) => Kind::ConfigMap,
+            Facts::HostOwners(_) => Kind::HostOwners,
         }
     }
 
@@ -68,6 +73,7 @@ impl Facts {
             Facts::Slice(facts) => &facts.key,
             Facts::Secret(facts) => &facts.key,
             Facts::ConfigMap(facts) => &facts.key,
+            Facts::HostOwners(facts) => &facts.key,
         }
     }
 }
@@ -98,6 +104,8 @@ pub enum Object {
     Secret(Box<k8s_openapi::api::core::v1::Secret>),
     /// `v1` ConfigMap.
     ConfigMap(Box<k8s_openapi::api::core::v1::ConfigMap>),
+    /// A `v1` ConfigMap in which controllers record whose hosts are.
+    HostOwners(Box<k8s_openapi::api::core::v1::ConfigMap>),
 }
 
 impl std::fmt::Debug for Object {
@@ -109,6 +117,7 @@ impl std::fmt::Debug for Object {
             Object::EndpointSlice(_) => Kind::EndpointSlice,
             Object::Secret(_) => Kind::Secret,
             Object::ConfigMap(_) => Kind::ConfigMap,
+            Object::HostOwners(_) => Kind::HostOwners,
         };
         write!(f, "{kind} {}", namespaced(self.metadata()))
     }
@@ -137,6 +146,7 @@ impl Object {
             }
             Object::Secret(object) => (Facts::Secret(Arc::new(secret::facts(object))), Vec::new()),
             Object::ConfigMap(object) => (Facts::ConfigMap(Arc::new(config_map::facts(object))), Vec::new()),
+            Object::HostOwners(object) => (Facts::HostOwners(Arc::new(host_owners::facts(object))), Vec::new()),
         }
     }
 
@@ -148,7 +158,7 @@ impl Object {
             Object::Service(object) => &object.metadata,
             Object::EndpointSlice(object) => &object.metadata,
             Object::Secret(object) => &object.metadata,
-            Object::ConfigMap(object) => &object.metadata,
+            Object::ConfigMap(object) | Object::HostOwners(object) => &object.metadata,
         }
     }
 }

@@ -1,17 +1,18 @@
 //! Properties of compile and apply: incremental equals full, order does not matter, the table reads the rules as a
 //! linear reading does, nothing panics.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sluicegate_snapshot::compile::Access;
+use sluicegate_snapshot::facts::{record_of, records};
 use sluicegate_snapshot::model::Certificate;
 use sluicegate_snapshot::replica::Replica;
 use sluicegate_snapshot::settings::{AllowedHosts, HostPolicy};
 use sluicegate_snapshot::table::{RouteTable, ServerName, Unbound};
-use sluicegate_snapshot::{Delta, Edit, Kind, Mode, ObjectKey, Settings, World};
+use sluicegate_snapshot::{Delta, Edit, HostPattern, Kind, Mode, ObjectKey, Settings, World};
 
 use crate::{naive, objects};
 
@@ -160,6 +161,24 @@ fn anything() -> impl Strategy<Value = Value> {
     prop_oneof![6 => ingress(), 3 => service(), 3 => slice(), 1 => class(), 1 => config_map(), 1 => secret()]
 }
 
+const RECORDS: &str = "n1/hosts";
+
+/// What controllers record of hosts, in the right ConfigMap or another one.
+fn record() -> impl Strategy<Value = Edit> {
+    let owner = (pick(HOSTS), pick(&["n1", "n2", "n3"]))
+        .prop_filter_map("no host", |(host, namespace)| Some((host.parse::<HostPattern>().ok()?, namespace.into())));
+    let prefix: ObjectKey = RECORDS.parse().unwrap();
+    let all = records(&prefix).into_iter().collect::<Vec<_>>();
+    (prop::collection::vec(owner, 1..4), prop::sample::select(all), 0..5u8).prop_map(move |(owners, other, action)| {
+        let right = record_of(&prefix, &owners[0].0);
+        match action {
+            0 => Edit::Remove(Kind::HostOwners, right),
+            1 => Edit::Put(objects::host_owners(&other, &owners.into_iter().collect())),
+            _ => Edit::Put(objects::host_owners(&right, &owners.into_iter().collect())),
+        }
+    })
+}
+
 /// What becomes known of a namespace's Secrets or ConfigMaps.
 fn access() -> impl Strategy<Value = Edit> {
     let access = prop_oneof![
@@ -189,7 +208,7 @@ pub fn edits() -> impl Strategy<Value = Vec<Edit>> {
             _ => Edit::Put(object),
         }
     });
-    prop::collection::vec(prop_oneof![9 => object, 1 => access(), 1 => time()], 1..25)
+    prop::collection::vec(prop_oneof![9 => object, 1 => access(), 1 => time(), 2 => record()], 1..25)
 }
 
 fn host_policy() -> impl Strategy<Value = HostPolicy> {
@@ -211,6 +230,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         |(cluster, configured, classless, guarded, class, host_policy)| Settings {
             guarded,
             host_policy,
+            host_records: Some(RECORDS.parse().unwrap()),
             mode: if cluster { Mode::Cluster } else { Mode::Standalone },
             ingress_class: class,
             watch_without_class: classless,
@@ -254,12 +274,17 @@ proptest! {
         let mut replica = Replica::default();
         // What the settings alone make is published like everything else.
         let mut table = RouteTable::<Unbound>::default().apply(&replica.apply(&Delta::full(world.snapshot())), &mut Unbound);
+        let mut owners = BTreeMap::new();
         for (index, edits) in script.chunks(batch).enumerate() {
             let outcome = world.apply(edits.to_vec());
+            owners.extend(outcome.owners);
+            owners.retain(|_, owner| owner.is_some());
             table = table.apply(&replica.apply(&outcome.delta), &mut Unbound);
             let done = (index * batch + edits.len()).min(script.len());
             let mut full = World::new(settings.clone());
-            full.apply(remaining(&script[..done]));
+            let mut owners_of_full = full.apply(remaining(&script[..done])).owners;
+            owners_of_full.retain(|_, owner| owner.is_some());
+            prop_assert_eq!(&owners, &owners_of_full);
             prop_assert_eq!(content(&world), content(&full));
             prop_assert_eq!(world.diagnostics(), full.diagnostics());
             prop_assert_eq!(world.snapshot(), replica.snapshot());

@@ -1,6 +1,11 @@
 //! Objects for tests, from YAML text.
 
-use sluicegate_snapshot::{Edit, Object, Settings, World};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use sluicegate_snapshot::facts::{HOST_OWNERS_LABEL, write_host_owners};
+use sluicegate_snapshot::{Edit, HostPattern, Object, ObjectKey, Settings, World};
 
 /// Reads objects from documents separated by `---`.
 pub fn objects(yaml: &str) -> Vec<Object> {
@@ -22,6 +27,16 @@ pub fn object(value: serde_json::Value) -> Object {
         other => panic!("kind {other}"),
     };
     parse(&kind).unwrap_or_else(|error| panic!("{kind}: {error}: {value}"))
+}
+
+/// A ConfigMap in which controllers have recorded whose hosts are.
+pub fn host_owners(key: &ObjectKey, owners: &BTreeMap<HostPattern, Arc<str>>) -> Object {
+    let mut config_map = ConfigMap { data: Some(write_host_owners(owners)), ..ConfigMap::default() };
+    config_map.metadata.namespace = Some(key.namespace.to_string());
+    config_map.metadata.name = Some(key.name.to_string());
+    let (label, value) = HOST_OWNERS_LABEL;
+    config_map.metadata.labels = Some(BTreeMap::from([(label.to_owned(), value.to_owned())]));
+    Object::HostOwners(Box::new(config_map))
 }
 
 /// A world with these objects.

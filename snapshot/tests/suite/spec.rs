@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
+use sluicegate_snapshot::facts::record_of;
 use sluicegate_snapshot::settings::{AllowedHosts, ClassSettings, HostPolicy};
-use sluicegate_snapshot::{Mode, Object, Settings};
+use sluicegate_snapshot::{HostPattern, Mode, Object, ObjectKey, Settings};
+
+/// What the names of the ConfigMaps begin with in which hosts are recorded.
+const RECORDS: &str = "default/spec-hosts";
 
 /// One file.
 #[derive(Debug, Deserialize)]
@@ -43,6 +47,8 @@ pub struct SpecSettings {
     /// `perNamespace` or `allowList`; absent: shared.
     host_policy: Option<String>,
     allowed_hosts: BTreeMap<String, Vec<String>>,
+    /// Hosts by the namespace that controllers have recorded for them.
+    recorded_hosts: BTreeMap<String, Vec<String>>,
 }
 
 /// A row.
@@ -118,6 +124,7 @@ impl SpecFile {
             config_map: from.config_map.as_ref().map(|text| text.parse().unwrap()),
             default_backend: from.default_backend.as_ref().map(|text| text.parse().unwrap()),
             host_policy: self.host_policy(),
+            host_records: Some(RECORDS.parse().unwrap()),
             defaults: ClassSettings {
                 ssl_redirect: from.ssl_redirect.unwrap_or(true),
                 reject_encoded_slashes: from.reject_encoded_slashes,
@@ -142,9 +149,23 @@ impl SpecFile {
         (self.settings.host_policy.as_deref().unwrap_or("shared"), &self.settings.allowed_hosts)
     }
 
-    /// The objects.
+    /// The objects, and what controllers have recorded.
     pub fn objects(&self) -> Vec<Object> {
-        self.manifests.iter().cloned().map(crate::objects::object).collect()
+        let of_manifests = self.manifests.iter().cloned().map(crate::objects::object);
+        of_manifests.chain(self.records(&RECORDS.parse().unwrap())).collect()
+    }
+
+    /// The ConfigMaps in which controllers have recorded whose hosts are, with names that begin like this.
+    pub fn records(&self, prefix: &ObjectKey) -> Vec<Object> {
+        let mut records: BTreeMap<ObjectKey, BTreeMap<HostPattern, Arc<str>>> = BTreeMap::new();
+        for (namespace, hosts) in &self.settings.recorded_hosts {
+            for host in hosts {
+                let host: HostPattern = host.parse().unwrap();
+                let record = records.entry(record_of(prefix, &host)).or_default();
+                record.insert(host, namespace.as_str().into());
+            }
+        }
+        records.iter().map(|(key, owners)| crate::objects::host_owners(key, owners)).collect()
     }
 
     /// The rows.

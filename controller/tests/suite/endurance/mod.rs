@@ -62,6 +62,7 @@ fn many_changes_under_load() {
     let mut memory = Vec::new();
     let report = std::thread::scope(|scope| {
         let load = scope.spawn(|| load::run(gateway.http, per_second, &targets, &over));
+        let end = EndsLoad(&over);
         let started = Instant::now();
         let mut due = started;
         let mut restarts = 0;
@@ -73,13 +74,14 @@ fn many_changes_under_load() {
             let part = started.elapsed().as_secs_f64() / seconds as f64;
             if part > 0.2 * f64::from(restarts + 1) && restarts < 3 {
                 restarts += 1;
-                controller.program.process.signal(Signal::KILL);
-                drop(std::mem::replace(&mut controller, Controller::start(server.kubeconfig(), config.clone())));
+                // Its port has to be free before the next one comes.
+                controller.program.process.kill();
+                controller = Controller::start(server.kubeconfig(), config.clone());
                 memory.push((started.elapsed(), resident(gateway.program.process.id())));
             }
         }
         memory.push((started.elapsed(), resident(gateway.program.process.id())));
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         load.join().unwrap()
     });
     quiet.assert_all_well();
@@ -103,10 +105,20 @@ fn during(gateway: &Gateway, per_second: u32, targets: &[Target], what: impl FnO
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let load = scope.spawn(|| load::run(gateway.http, per_second, targets, &over));
+        let end = EndsLoad(&over);
         what();
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         load.join().unwrap()
     })
+}
+
+/// Ends the load when it is dropped: also where a test fails, which would wait for the load else.
+struct EndsLoad<'a>(&'a AtomicBool);
+
+impl Drop for EndsLoad<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A cluster with a route, a controller on an address of its own, a gateway, and the route's target.
