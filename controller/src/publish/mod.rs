@@ -19,6 +19,7 @@ pub use server::{Sources, serve};
 /// The snapshot that gateways get, with its last changes. Changes are encoded once; a gateway that reads slowly costs nothing
 /// but its position.
 pub struct Publication {
+    instance: Arc<str>,
     current: Mutex<Option<Current>>,
     /// Raised at every change, so that sessions look.
     changes: watch::Sender<u64>,
@@ -94,6 +95,7 @@ pub struct Gateway {
 impl Default for Publication {
     fn default() -> Self {
         Publication {
+            instance: format!("{:016x}", rand::random::<u64>()).into(),
             current: Mutex::new(None),
             changes: watch::Sender::new(0),
             gateways: Mutex::default(),
@@ -105,6 +107,11 @@ impl Default for Publication {
 impl Publication {
     fn lock(&self) -> MutexGuard<'_, Option<Current>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells this publication from every other one ([`sluicegate_snapshot::wire::Welcome::instance`]).
+    fn instance(&self) -> &Arc<str> {
+        &self.instance
     }
 
     /// Begins to publish.

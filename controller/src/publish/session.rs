@@ -58,7 +58,11 @@ pub(super) async fn run(streams: Streams, sources: Sources) {
     };
     let Sources { publication, news, relists, metrics, trust: _, refusals_said: _ } = sources;
     let entered = publication.enter(gateway);
-    let gate = Gate::Unpublished { have: hello.have.clone(), lacks_keys: hello.lacks_keys };
+    let gate = Gate::Unpublished {
+        have: hello.have.clone(),
+        is_ours: hello.have_from.as_ref() == Some(publication.instance()),
+        lacks_keys: hello.lacks_keys,
+    };
     let mut session = Session { send, publication, news, relists, metrics, entered, name: hello.gateway.clone(), gate };
     let why = match session.serve(&hello, frames, is_known).await {
         Ok(()) => "it closed the stream".to_owned(),
@@ -96,8 +100,8 @@ struct Session {
 
 /// What a gateway may be sent.
 enum Gate {
-    /// Nothing: nothing is published yet. It came with this.
-    Unpublished { have: Option<Version>, lacks_keys: bool },
+    /// Nothing: nothing is published yet. It came with this; `is_ours`: from this controller.
+    Unpublished { have: Option<Version>, is_ours: bool, lacks_keys: bool },
     /// Nothing: it may have more than is known here.
     Ahead(Version),
     /// What comes after this position in the journal.
@@ -115,6 +119,7 @@ impl Session {
             wire: WIRE,
             controller: rustix::system::uname().nodename().to_string_lossy().into(),
             program: env!("CARGO_PKG_VERSION").into(),
+            instance: Some(self.publication.instance().clone()),
         };
         self.send(&Frame::Welcome(welcome)).await?;
         if hello.wire != WIRE {
@@ -188,11 +193,11 @@ impl Session {
         let Some(version) = self.publication.version() else { return Ok(()) };
         match &self.gate {
             // A gateway that came before anything was published resumes when there is something.
-            Gate::Unpublished { have, lacks_keys } => {
-                let (have, lacks_keys) = (have.clone(), *lacks_keys);
+            Gate::Unpublished { have, is_ours, lacks_keys } => {
+                let (have, is_ours, lacks_keys) = (have.clone(), *is_ours, *lacks_keys);
                 self.heartbeat().await?;
                 match have {
-                    Some(have) if version.may_follow(&have).is_err() => self.is_ahead(have),
+                    Some(have) if !is_ours && version.may_follow(&have).is_err() => self.is_ahead(have),
                     Some(have) if !lacks_keys => self.resume(&have),
                     _ => self.gate = Gate::Everything,
                 }
@@ -305,6 +310,7 @@ mod tests {
             gateway: "g".into(),
             program: "p".into(),
             have: None,
+            have_from: None,
             lacks_keys: false,
             addresses: ["a b".into(), "::".into()].into_iter().chain(many).collect(),
         };

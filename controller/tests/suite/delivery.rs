@@ -100,7 +100,15 @@ pub async fn stream(publish: SocketAddr, hello: Hello) -> (h2::SendStream<Bytes>
 }
 
 pub fn hello(wire: u32) -> Hello {
-    Hello { wire, gateway: "test".into(), program: "test".into(), have: None, lacks_keys: false, addresses: Vec::new() }
+    Hello {
+        wire,
+        gateway: "test".into(),
+        program: "test".into(),
+        have: None,
+        have_from: None,
+        lacks_keys: false,
+        addresses: Vec::new(),
+    }
 }
 
 pub fn runtime() -> tokio::runtime::Runtime {

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::Test;
 use crate::bed;
 use crate::client::Tls;
-use crate::harness::{Cluster, Controller, Pod, eventually, rule};
+use crate::harness::{Cluster, Controller, Gateway, Pod, eventually, rule};
 use crate::network::Wire;
 use crate::pki;
 
@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("a_grant_that_comes_back_is_believed", a_grant_that_comes_back_is_believed),
     ("a_gateway_gets_the_certificates_of_its_class", a_gateway_gets_the_certificates_of_its_class),
     ("what_happens_in_one_namespace_holds_up_no_other", what_happens_in_one_namespace_holds_up_no_other),
+    ("who_comes_back_goes_on_where_it_was", who_comes_back_goes_on_where_it_was),
 ];
 
 /// An Ingress with TLS whose namespace has not granted anything yet.
@@ -134,31 +135,11 @@ fn a_gateway_gets_the_certificates_of_its_class() {
 /// Secrets are watched by namespace, and where nothing happens a watch says nothing for a minute. What comes from another namespace, and
 /// a namespace that is watched no more, must not make a gateway think that its controller has fallen behind.
 fn what_happens_in_one_namespace_holds_up_no_other() {
-    let cluster = Cluster::new("busy");
-    let pod = Pod::start("busy");
-    cluster.api.create(&cluster.service("web", &[&pod]));
-    cluster.api.create("apiVersion: v1\nkind: Namespace\nmetadata: {name: busy-other}\n");
-    cluster.grant("busy-other");
-    let site = |namespace: &str| {
-        let host = format!("tls.{namespace}.test");
-        let into = |text: String| text.replace("metadata: {", &format!("metadata: {{namespace: {namespace}, "));
-        let secret = into(pki::ecdsa(&[&host]).secret("tls"));
-        let spec =
-            format!("ingressClassName: busy, tls: [{{hosts: [{host}], secretName: tls}}], {}", rule(&host, "web"));
-        let ingress = into(format!(
-            "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: tls}}\nspec: {{{spec}}}\n"
-        ));
-        (secret, ingress)
-    };
-    for namespace in ["busy", "busy-other"] {
-        let (secret, ingress) = site(namespace);
-        cluster.api.create(&[secret, ingress].join("---\n"));
-    }
+    let (cluster, pod) = two_namespaces("busy");
     let (_controller, gateway) = cluster.start(json!({}));
-    let refusals = || crate::harness::metric(&gateway.page("/metrics").text(), "sluicegate_controller_refusals_total");
     for round in 0..5 {
         // A renewed certificate, then another route.
-        cluster.api.apply(&site("busy-other").0);
+        cluster.api.apply(&site(&cluster, "busy-other").0);
         let host = format!("more-{round}.busy.test");
         cluster.api.create(&cluster.host(&format!("more-{round}"), &host, "web"));
         gateway.answers(&host, "/", &pod);
@@ -168,5 +149,62 @@ fn what_happens_in_one_namespace_holds_up_no_other() {
     cluster.api.create(&cluster.host("last", "last.busy.test", "web"));
     gateway.answers("last.busy.test", "/", &pod);
     gateway.answers("tls.busy-other.test", "/", 404);
-    assert_eq!(refusals(), Some(0.0));
+    assert_eq!(refusals(&gateway), 0.0);
+}
+
+/// A gateway that comes back to the controller that it has everything from goes on where it was, however little that knows of the quiet
+/// namespace.
+fn who_comes_back_goes_on_where_it_was() {
+    let (cluster, pod) = two_namespaces("back");
+    let controller = cluster.controller(json!({}));
+    let wire = Wire::to(controller.publish);
+    let gateway = Gateway::start(&[wire.address], json!({})).ready();
+    let counts = || {
+        let page = controller.page("/metrics").text();
+        let lists: Vec<&str> =
+            page.lines().filter(|line| line.starts_with("sluicegate_controller_lists_total{")).collect();
+        let syncs = controller.metric("sluicegate_controller_full_syncs_total");
+        (refusals(&gateway), syncs, lists.join(" "))
+    };
+    let before = counts();
+    for round in 0..5 {
+        cluster.api.apply(&site(&cluster, "back-other").0);
+        let renewed = controller.page("/table").json()["version"].clone();
+        wire.cut();
+        let host = format!("more-{round}.back.test");
+        cluster.api.create(&cluster.host(&format!("more-{round}"), &host, "web"));
+        gateway.answers(&host, "/", &pod);
+        assert_ne!(controller.page("/table").json()["version"], renewed);
+    }
+    assert_eq!(counts(), before, "refused, sent in full, listed");
+}
+
+fn refusals(gateway: &Gateway) -> f64 {
+    crate::harness::metric(&gateway.page("/metrics").text(), "sluicegate_controller_refusals_total").unwrap()
+}
+
+/// Two namespaces, each with a Secret, a host with TLS, and the right to read it.
+fn two_namespaces(name: &str) -> (Cluster, Pod) {
+    let cluster = Cluster::new(name);
+    let (pod, other) = (Pod::start(name), format!("{name}-other"));
+    cluster.api.create(&cluster.service("web", &[&pod]));
+    cluster.api.create(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {other}}}\n"));
+    cluster.grant(&other);
+    for namespace in [name, &other] {
+        let (secret, ingress) = site(&cluster, namespace);
+        cluster.api.create(&[secret, ingress].join("---\n"));
+    }
+    (cluster, pod)
+}
+
+/// A Secret with a new certificate for a host of this namespace, and its Ingress.
+fn site(cluster: &Cluster, namespace: &str) -> (String, String) {
+    let (class, host) = (&cluster.class, format!("tls.{namespace}.test"));
+    let into = |text: String| text.replace("metadata: {", &format!("metadata: {{namespace: {namespace}, "));
+    let secret = into(pki::ecdsa(&[&host]).secret("tls"));
+    let spec =
+        format!("ingressClassName: {class}, tls: [{{hosts: [{host}], secretName: tls}}], {}", rule(&host, "web"));
+    let ingress =
+        into(format!("apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: tls}}\nspec: {{{spec}}}\n"));
+    (secret, ingress)
 }

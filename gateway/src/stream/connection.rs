@@ -54,6 +54,10 @@ pub(super) struct Session {
     guard: Guard,
     /// What is in force is what the controller of this connection sent or has, and it was told so.
     has_acknowledged: bool,
+    /// The controller of this connection.
+    instance: Option<Arc<str>>,
+    /// The one that has published what is in force.
+    have_from: Option<Arc<str>>,
 }
 
 /// What wakes the session.
@@ -80,6 +84,8 @@ impl Session {
             default_certificate,
             guard: Guard::default(),
             has_acknowledged: false,
+            instance: None,
+            have_from: None,
         }
     }
 
@@ -134,6 +140,7 @@ impl Session {
     ) -> Result<(), String> {
         let mut receiver = Receiver::default();
         self.has_acknowledged = false;
+        self.instance = None;
         send(sender, Frame::Hello(self.hello())).await?;
         let mut ticks = interval(Duration::from_secs(HEARTBEAT_SECONDS));
         let mut heard = Instant::now();
@@ -178,18 +185,20 @@ impl Session {
             gateway: rustix::system::uname().nodename().to_string_lossy().into(),
             program: env!("CARGO_PKG_VERSION").into(),
             have: has_table.then(|| self.applier.snapshot().version.clone()),
+            have_from: self.have_from.clone(),
             lacks_keys: self.applier.awaits_keys(),
             addresses: self.shared.settings.report_addresses.clone(),
         }
     }
 
-    fn welcome(&self, url: &ControllerUrl, welcome: &Welcome) -> Result<(), String> {
-        let Welcome { wire, controller, program } = welcome;
+    fn welcome(&mut self, url: &ControllerUrl, welcome: &Welcome) -> Result<(), String> {
+        let Welcome { wire, controller, program, instance } = welcome;
         if *wire != WIRE {
             return Err(format!("it speaks version {wire} of the stream, this gateway version {WIRE}"));
         }
         tracing::info!(%url, %controller, %program, "controller is followed");
         self.shared.state.controller.connected();
+        self.instance.clone_from(instance);
         Ok(())
     }
 
@@ -209,11 +218,10 @@ impl Session {
     /// Takes a change, unless it may be older than what is in force, or lost most of it.
     async fn judge(&mut self, delta: Box<Delta>, origin: Origin, sender: &mut SendStream<Bytes>) -> Result<(), String> {
         let have = &self.guard.base(self.applier.snapshot()).version;
-        // Once something of a controller is in force, all that it sends in this connection comes after that. Its versions say less: what
-        // is known of a kind is as old as the quietest of its feeds, and what is shown as new as the busiest.
-        if !self.has_acknowledged
-            && let Err(behind) = delta.version.may_follow(have)
-        {
+        // Once something of a controller is in force, all that it sends comes after that, in this connection and in later ones. Its
+        // versions say less: what is known of a kind is as old as the quietest of its feeds, and what is shown as new as the busiest.
+        let is_its_own = self.has_acknowledged || (self.instance.is_some() && self.instance == self.have_from);
+        if !is_its_own && let Err(behind) = delta.version.may_follow(have) {
             tracing::warn!("controller: what it sends is not taken: {behind}");
             self.shared.state.controller.refused();
             return send(sender, Frame::Ahead(Ahead { have: have.clone() })).await;
@@ -254,6 +262,7 @@ impl Session {
             return Ok(());
         }
         self.applier.adopt(version);
+        self.have_from.clone_from(&self.instance);
         self.shared.state.in_step();
         // Equal content comes without a change that could be acknowledged.
         if self.has_acknowledged { Ok(()) } else { self.acknowledge(sender).await }
@@ -273,6 +282,7 @@ impl Session {
         if !delta.is_empty() || is_first {
             self.applier.put_in_force(delta);
         }
+        self.have_from.clone_from(&self.instance);
         let version = self.applier.snapshot().version.clone();
         tracing::info!(%version, us = started.elapsed().as_micros() as u64, "configuration applied");
         self.shared.state.in_step();

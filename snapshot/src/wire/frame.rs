@@ -206,6 +206,7 @@ mod tests {
             gateway: text.clone(),
             program: text,
             have: None,
+            have_from: None,
             lacks_keys: false,
             addresses: Vec::new(),
         })

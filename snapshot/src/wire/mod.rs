@@ -56,6 +56,9 @@ pub struct Hello {
     /// What it has in force; absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub have: Option<Version>,
+    /// The [`Welcome::instance`] that it has this from; absent: from a state file, or it does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub have_from: Option<Arc<str>>,
     /// What it has lacks private keys (it comes from a state file): it needs everything.
     #[serde(default)]
     pub lacks_keys: bool,
@@ -74,6 +77,10 @@ pub struct Welcome {
     pub controller: Arc<str>,
     /// Version of its program, for people.
     pub program: Arc<str>,
+    /// Tells this process from every other controller and from those before it. All that one of them publishes is later than what it
+    /// published before, whatever their versions say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Arc<str>>,
 }
 
 /// Everything follows, in parts.
