@@ -22,9 +22,6 @@ pub enum Mode {
     Cluster,
 }
 
-/// The usual [`Settings::cluster_domain`].
-pub const CLUSTER_DOMAIN: &str = "cluster.local";
-
 /// The controller name that an IngressClass of ours has in `spec.controller`.
 pub const CONTROLLER_NAME: &str = "sluicegate.dev/ingress-controller";
 
@@ -60,9 +57,7 @@ pub struct Settings {
     /// Where it is recorded who has a host, as the first part of the names of ConfigMaps ([`crate::facts::record_of`]); `None`:
     /// nowhere.
     pub host_records: Option<ObjectKey>,
-    /// The domain below which the cluster's DNS has Services and pods.
-    pub cluster_domain: Arc<str>,
-    /// Which addresses backends may have in a cluster; to its `api_server` comes what Service and EndpointSlice
+    /// Which addresses and names backends may have in a cluster; to its `api_server` comes what Service and EndpointSlice
     /// `default/kubernetes` say.
     pub reach: Reach,
     /// Secrets and ConfigMaps of a namespace are unknown until [`crate::Edit::Access`] says otherwise: watches of them are
@@ -84,7 +79,6 @@ impl Default for Settings {
             default_backend: None,
             host_policy: HostPolicy::default(),
             host_records: None,
-            cluster_domain: Arc::from(CLUSTER_DOMAIN),
             reach: Reach::default(),
             guarded: false,
             defaults: ClassSettings::default(),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sluicegate_process::settings::SettingsFile;
 use sluicegate_process::{LogSettings, SettingsError};
 use sluicegate_snapshot::model::Allowed;
-use sluicegate_snapshot::settings::CLUSTER_DOMAIN;
+use sluicegate_snapshot::model::reach::CLUSTER_DOMAIN;
 
 /// Names of the host policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

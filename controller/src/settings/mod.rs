@@ -36,7 +36,6 @@ impl Settings {
             default_backend: parsed::<BackendKey>("defaultBackend", self.default_backend.as_deref())?,
             host_policy: self.host_policy()?,
             host_records: self.host_records()?,
-            cluster_domain: self.cluster_domain()?,
             reach: self.reach()?,
             guarded: !self.watch_secrets_everywhere,
             defaults: ClassSettings {
@@ -87,7 +86,7 @@ impl Settings {
         Ok(is_owned.then(|| ObjectKey::new(namespace, format!("{name}-hosts"))))
     }
 
-    /// Which addresses backends may have; the API server's are added at the start.
+    /// Which addresses and names backends may have; the API server's addresses are added at the start.
     fn reach(&self) -> Result<Reach, SettingsError> {
         let range = |text: &String| {
             let wrong =
@@ -95,7 +94,8 @@ impl Settings {
             parse_range(text).ok_or_else(wrong)
         };
         let refused = self.refuse_backends.iter().map(range).collect::<Result<_, _>>()?;
-        Ok(Reach { allowed: self.allow_backends.clone(), refused, ..Reach::default() })
+        let cluster_domain = self.cluster_domain()?;
+        Ok(Reach { allowed: self.allow_backends.clone(), refused, cluster_domain, ..Reach::default() })
     }
 
     /// Where the addresses of statuses come from.

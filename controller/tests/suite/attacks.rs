@@ -14,7 +14,7 @@ use sluicegate_testbed::Process;
 use crate::Test;
 use crate::api::collection;
 use crate::client::{self, Response, Tls};
-use crate::dns::dns_server;
+use crate::dns::{Found, dns_server};
 use crate::harness::{Cluster, Controller, Gateway, PATIENCE, POD_PORT, Pod, binary, eventually};
 use crate::{network, pki};
 
@@ -67,6 +67,14 @@ struct SliceRow {
     addresses: Vec<String>,
     port: u16,
 }
+
+/// Names in mallory's DNS, and what they are aliases of.
+const ALIASES: [(&str, &str); 4] = [
+    ("alias.mallory.test", "private.attacks-victim.svc.cluster.local"),
+    ("further.mallory.test", "alias.mallory.test"),
+    ("pod.mallory.test", "10-0-0-1.attacks-victim.pod.cluster.local"),
+    ("own.attacks-mallory.svc.cluster.local", "private.attacks-victim.svc.cluster.local"),
+];
 
 /// What a name resolves to: each address for a second from the first question on, the last one for ever.
 type Names = Arc<Mutex<BTreeMap<String, (Option<Instant>, Vec<IpAddr>)>>>;
@@ -207,10 +215,14 @@ impl Field {
         }
         let resolve = names.clone();
         let dns = dns_server(move |name| {
+            let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
+            if let Some((_, target)) = alias {
+                return Some(Found::Alias((*target).to_owned()));
+            }
             let mut names = resolve.lock().unwrap();
             let (since, addresses) = names.get_mut(name)?;
             let seconds = since.get_or_insert_with(Instant::now).elapsed().as_secs() as usize;
-            addresses.get(seconds.min(addresses.len() - 1)).copied()
+            addresses.get(seconds.min(addresses.len() - 1)).copied().map(Found::from)
         });
         let controller = cluster.controller(json!({}));
         let open = cluster.controller(json!({

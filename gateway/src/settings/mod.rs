@@ -11,7 +11,7 @@ pub use sluicegate_process::{LogFormat, LogSettings, SettingsError};
 
 use sluicegate_snapshot::compile::PublishAddress;
 use sluicegate_snapshot::model::Reach;
-use sluicegate_snapshot::settings::{CLUSTER_DOMAIN, ClassSettings, HostPolicy};
+use sluicegate_snapshot::settings::{ClassSettings, HostPolicy};
 use sluicegate_snapshot::wire::MAX_ADDRESSES;
 use sluicegate_snapshot::{BackendKey, Mode, ObjectKey};
 
@@ -141,7 +141,6 @@ impl Settings {
             default_backend,
             host_policy: HostPolicy::usual(mode, self.controller_names.iter().map(String::as_str)),
             host_records: None,
-            cluster_domain: CLUSTER_DOMAIN.into(),
             reach: Reach::default(),
             guarded: false,
             defaults: ClassSettings {

@@ -28,6 +28,12 @@ impl Guard {
         self.reach.store(globals.reach.clone().or_else(default));
     }
 
+    /// Whether a name that an ExternalName Service of this namespace leads to, by an alias of its author's DNS, is that of another
+    /// namespace's Service, or of a pod.
+    pub fn leaves_namespace(&self, name: &str, namespace: &str) -> bool {
+        self.reach.load().as_ref().is_some_and(|reach| reach.leaves_namespace(name, namespace))
+    }
+
     /// Whether an address may be connected to. Costs a few comparisons, and no lock.
     ///
     /// # Errors

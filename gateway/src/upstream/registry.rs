@@ -108,7 +108,7 @@ impl Registry {
             .map(|name| {
                 let resolver = &self.resolver;
                 revive(&mut self.names, (key.clone(), name.clone()), || {
-                    resolver.follow(name.clone(), self.guard.clone())
+                    resolver.follow(name.clone(), key.service.namespace.clone(), self.guard.clone())
                 })
             })
             .collect();

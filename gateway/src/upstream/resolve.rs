@@ -10,7 +10,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
+use hickory_resolver::lookup_ip::LookupIp;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::RData;
 use sluicegate_snapshot::model::NamedEndpoint;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -28,9 +30,11 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct ResolvedName {
     /// Name and port.
     pub name: NamedEndpoint,
+    /// Of the Service that names it.
+    namespace: Arc<str>,
     endpoints: ArcSwap<Vec<Arc<EndpointState>>>,
     guard: Arc<Guard>,
-    /// The last answer had addresses that are not connected to.
+    /// The last answer had addresses that are not connected to, or an alias that is not followed.
     refused: AtomicBool,
     /// Becomes true with the first answer, good or bad.
     asked: watch::Sender<bool>,
@@ -42,7 +46,7 @@ impl ResolvedName {
         self.endpoints.load_full()
     }
 
-    /// Whether addresses of the last answer are not connected to.
+    /// Whether addresses of the last answer are not connected to, or an alias in it is not followed.
     pub fn is_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
     }
@@ -53,7 +57,26 @@ impl ResolvedName {
         let _ = self.asked.subscribe().wait_for(|asked| *asked).await;
     }
 
-    fn take(&self, addresses: &[IpAddr]) {
+    fn take(&self, answer: &LookupIp) {
+        let aliases = answer.as_lookup().answers().iter().filter_map(|record| match &record.data {
+            RData::CNAME(alias) => Some(alias.0.to_ascii().to_ascii_lowercase()),
+            _ => None,
+        });
+        let leaving = |alias: &String| self.guard.leaves_namespace(alias.trim_end_matches('.'), &self.namespace);
+        if let Some(alias) = aliases.filter(leaving).next() {
+            if !self.refused.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    name = %self.name.name, alias,
+                    "a backend's name leads to a Service of another namespace, or to a pod; it is not connected to (the controller's allowBackends: [otherNamespaces] would allow it)"
+                );
+            }
+            return self.endpoints.store(Arc::default());
+        }
+        let addresses: Vec<IpAddr> = answer.iter().collect();
+        self.take_addresses(&addresses);
+    }
+
+    fn take_addresses(&self, addresses: &[IpAddr]) {
         let old: BTreeMap<SocketAddr, Arc<EndpointState>> =
             self.endpoints.load().iter().map(|endpoint| (endpoint.address, endpoint.clone())).collect();
         let mut new: Vec<SocketAddr> = addresses.iter().map(|ip| SocketAddr::new(*ip, self.name.port)).collect();
@@ -118,14 +141,15 @@ impl Resolver {
         Resolver { control, dns }
     }
 
-    /// Follows a name until nobody needs it any more.
-    pub fn follow(&self, name: NamedEndpoint, guard: Arc<Guard>) -> Arc<ResolvedName> {
+    /// Follows a name, of a Service of this namespace, until nobody needs it any more.
+    pub fn follow(&self, name: NamedEndpoint, namespace: Arc<str>, guard: Arc<Guard>) -> Arc<ResolvedName> {
         let resolved = Arc::new(ResolvedName {
             endpoints: ArcSwap::default(),
             guard,
             refused: AtomicBool::new(false),
             asked: watch::Sender::new(false),
             name,
+            namespace,
         });
         match &self.dns {
             Some(dns) => drop(self.control.spawn(keep_resolving(dns.clone(), Arc::downgrade(&resolved)))),
@@ -143,8 +167,7 @@ async fn keep_resolving(dns: Arc<TokioResolver>, name: Weak<ResolvedName>) {
         let Some(name) = name.upgrade() else { return };
         let wait = match answer {
             Ok(answer) => {
-                let addresses: Vec<IpAddr> = answer.iter().collect();
-                name.take(&addresses);
+                name.take(&answer);
                 failing = false;
                 let ttl = answer.valid_until().saturating_duration_since(std::time::Instant::now());
                 ttl.clamp(TTL_RANGE.0, TTL_RANGE.1)

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::backends::{Refusing, Scripted, echo, everything_to, ingress, service};
 use crate::client;
-use crate::dns::dns_server;
+use crate::dns::{Found, dns_server};
 use crate::harness::{Start, eventually};
 
 fn backends_of(gateway: &crate::harness::Gateway, requests: usize) -> BTreeMap<String, usize> {
@@ -156,8 +156,24 @@ fn a_name_that_does_not_resolve_is_503() {
         service("web", "nowhere.test:80"),
         ingress("web", "spec: {defaultBackend: {service: {name: web, port: {number: 80}}}}")
     );
-    let gateway = Start::with(&manifests).set("dns", json!(dns_server(|_| None))).ready();
+    let gateway = Start::with(&manifests).set("dns", json!(dns_server(|_| None::<IpAddr>))).ready();
     assert_eq!(gateway.get("a.test", "/").header("sluicegate-reason"), Some("NameUnresolved"));
+}
+
+/// Among files an alias may lead anywhere; in a cluster `controller/tests/attacks/addresses.yaml` has what it may not.
+#[test]
+fn an_alias_of_a_name_is_followed() {
+    let dns = dns_server(|name| match name {
+        "alias.test" => Some(Found::Alias("there.other.svc.cluster.local".to_owned())),
+        _ => Some(Found::Address(echo().ip())),
+    });
+    let manifests = format!(
+        "{}---\n{}",
+        service("web", &format!("alias.test:{}", echo().port())),
+        ingress("web", "spec: {defaultBackend: {service: {name: web, port: {number: 80}}}}")
+    );
+    let gateway = Start::with(&manifests).set("dns", json!(dns)).ready();
+    assert_eq!(gateway.get("a.test", "/").status, 200);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::store::Store;
 use crate::diagnostic::DiagnosticReason;
 use crate::facts::{AnnotatedEndpoints, ServiceFacts, ServiceKind, ServicePortFacts};
 use crate::key::{BackendKey, ServicePort};
-use crate::model::{Allowed, Backend, NamedEndpoint, Reach, Resource, Unavailable};
+use crate::model::{Backend, NamedEndpoint, Reach, Resource, Unavailable};
 use crate::settings::{Mode, Settings};
 
 /// Builds a backend from its Service and EndpointSlices. `reach`: which addresses it may have, where that is not every one.
@@ -22,7 +22,9 @@ pub fn build(key: &BackendKey, store: &Store, settings: &Settings, reach: Option
         ServiceKind::ExternalName(name) if mode == Mode::Cluster && is_localhost(name) => {
             Backend::unavailable(Unavailable::ServiceUnsupported)
         }
-        ServiceKind::ExternalName(name) if leaves_namespace(name, &key.service.namespace, settings) => {
+        ServiceKind::ExternalName(name)
+            if reach.is_some_and(|reach| reach.leaves_namespace(name, &key.service.namespace)) =>
+        {
             Backend::unavailable(Unavailable::EndpointsRefused)
         }
         ServiceKind::ExternalName(name) => external(name, service, &key.port),
@@ -116,22 +118,6 @@ fn from_slices(key: &BackendKey, port_name: &Arc<str>, store: &Store, reach: Opt
         return Backend::unavailable(why);
     }
     Backend { endpoints: endpoints.into_iter().collect(), ..Backend::default() }
-}
-
-/// Whether a name is that of a Service in another namespace, or of a pod anywhere, which an Ingress may not send requests to: the
-/// gateway may connect to more than the author of the Service.
-pub fn leaves_namespace(name: &str, namespace: &str, settings: &Settings) -> bool {
-    if settings.mode == Mode::Standalone || settings.reach.allowed.contains(&Allowed::OtherNamespaces) {
-        return false;
-    }
-    let in_domain = name.strip_suffix(&*settings.cluster_domain).and_then(|rest| rest.strip_suffix('.'));
-    let mut labels = in_domain.unwrap_or(name).rsplit('.');
-    match labels.next() {
-        Some("svc") => labels.next().is_some_and(|other| other != namespace),
-        // Such names have the address in them, and the namespace may be any (CoreDNS, `pods insecure`).
-        Some("pod") => labels.next().is_some(),
-        _ => false,
-    }
 }
 
 /// RFC 6761, 6.3.

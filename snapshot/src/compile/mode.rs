@@ -26,7 +26,8 @@ impl World {
             return Some(Diagnostic::new(object, DiagnosticReason::ServiceUnsupported, "spec.externalName", message));
         }
         if let ServiceKind::ExternalName(name) = &service.kind
-            && backend::leaves_namespace(name, &service.key.namespace, &self.settings)
+            && self.settings.mode == Mode::Cluster
+            && self.settings.reach.leaves_namespace(name, &service.key.namespace)
         {
             let message = "names a Service of another namespace, or a pod; requests are answered with 503 (allowBackends: [otherNamespaces] would allow it)";
             return Some(Diagnostic::new(object, DiagnosticReason::EndpointRefused, "spec.externalName", message));

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -137,8 +138,11 @@ pub fn parse_range(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
+/// The usual [`Reach::cluster_domain`].
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+
 /// What is guarded, and the exceptions.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Reach {
     /// Exceptions of the operator (`allowBackends`).
@@ -150,6 +154,24 @@ pub struct Reach {
     /// Addresses and ports of the API server. Not whole addresses: pods with `hostNetwork` share them on small clusters.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub api_server: BTreeSet<SocketAddr>,
+    /// The domain below which the cluster's DNS has Services and pods.
+    #[serde(skip_serializing_if = "is_usual")]
+    pub cluster_domain: Arc<str>,
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        Reach {
+            allowed: Vec::new(),
+            refused: Vec::new(),
+            api_server: BTreeSet::new(),
+            cluster_domain: CLUSTER_DOMAIN.into(),
+        }
+    }
+}
+
+fn is_usual(domain: &Arc<str>) -> bool {
+    **domain == *CLUSTER_DOMAIN
 }
 
 impl Reach {
@@ -162,6 +184,22 @@ impl Reach {
         let ip = address.ip().to_canonical();
         let forms = [Some(ip), embedded(ip).map(IpAddr::V4)];
         forms.into_iter().flatten().try_for_each(|ip| self.judge_form(ip, address.port()))
+    }
+
+    /// Whether a name is that of a Service in another namespace than this one, or of a pod anywhere, which an Ingress may not send
+    /// requests to: the gateway may connect to more than the author of the Service. `name` in lower case, without a dot behind it.
+    pub fn leaves_namespace(&self, name: &str, namespace: &str) -> bool {
+        if self.allowed.contains(&Allowed::OtherNamespaces) {
+            return false;
+        }
+        let in_domain = name.strip_suffix(&*self.cluster_domain).and_then(|rest| rest.strip_suffix('.'));
+        let mut labels = in_domain.unwrap_or(name).rsplit('.');
+        match labels.next() {
+            Some("svc") => labels.next().is_some_and(|other| other != namespace),
+            // Such names have the address in them, and the namespace may be any (CoreDNS, `pods insecure`).
+            Some("pod") => labels.next().is_some(),
+            _ => false,
+        }
     }
 
     fn judge_form(&self, ip: IpAddr, port: u16) -> Result<(), Unreachable> {
@@ -244,6 +282,7 @@ mod tests {
             allowed: allowed.iter().map(|text| text.parse().unwrap()).collect(),
             refused: refused.iter().map(|text| parse_range(text).unwrap()).collect(),
             api_server: ["10.96.0.1:443", "192.0.2.5:6443"].map(|text| text.parse().unwrap()).into(),
+            ..Reach::default()
         }
     }
 

@@ -59,7 +59,7 @@ fn recorded_answers_of_ingress_nginx() {
     let echoes = Echoes::start();
     let dns = dns_server(|name| {
         let number = name.strip_prefix("echo")?.strip_suffix(".dns.test")?.parse().ok()?;
-        Some([127, 0, 1, number].into())
+        Some(std::net::IpAddr::from([127, 0, 1, number]))
     });
     let gateway = Start::with("")
         .set("controllerNames", json!(["k8s.io/ingress-nginx"]))
