@@ -43,6 +43,13 @@ impl std::error::Error for StateError {}
 /// Least time between two writes: with many changes a second the disk is not kept busy with each.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Least part of the time in which nothing is written, in times of what a write takes: a large table that changes all the time must
+/// not take the CPU from requests.
+const WRITE_SHARE: u32 = 200;
+
+/// Longest time between two writes.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
+
 /// Longest time that the end of the process waits for the disk.
 const CLOSING_LIMIT: Duration = Duration::from_secs(5);
 
@@ -151,6 +158,11 @@ fn read_counter(path: &Path) -> u64 {
     text.trim().parse().unwrap_or(0)
 }
 
+/// Time from the end of a write to the next, by what it took.
+fn interval(took: Duration) -> Duration {
+    (took * WRITE_SHARE).clamp(WRITE_INTERVAL, LONGEST_INTERVAL)
+}
+
 /// What the thread works on.
 struct Writer {
     path: PathBuf,
@@ -162,13 +174,13 @@ impl Writer {
     fn write_newest(mut self, pending: &(Mutex<Pending>, Condvar)) {
         let (lock, changed) = pending;
         let mut replica = Replica::default();
-        let mut last_write: Option<Instant> = None;
+        let mut last_write: Option<(Instant, Duration)> = None;
         loop {
             let guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
             let mut guard = changed
                 .wait_while(guard, |pending| pending.deltas.is_empty() && !pending.closed)
                 .unwrap_or_else(PoisonError::into_inner);
-            if let Some(wait) = last_write.and_then(|last| WRITE_INTERVAL.checked_sub(last.elapsed())) {
+            if let Some(wait) = last_write.and_then(|(last, took)| interval(took).checked_sub(last.elapsed())) {
                 let waited = changed.wait_timeout_while(guard, wait, |pending| !pending.urgent && !pending.closed);
                 guard = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
@@ -181,13 +193,14 @@ impl Writer {
             }
             guard.writing = true;
             drop(guard);
+            let started = Instant::now();
             for delta in &deltas {
                 replica.apply(delta);
             }
             if let Err(error) = self.write(&replica) {
                 tracing::error!(path = %self.path.display(), %error, "last good snapshot cannot be written; the one before stays");
             }
-            last_write = Some(Instant::now());
+            last_write = Some((Instant::now(), started.elapsed()));
             lock.lock().unwrap_or_else(PoisonError::into_inner).writing = false;
             changed.notify_all();
         }
@@ -223,6 +236,13 @@ mod tests {
 
     fn change() -> Delta {
         Delta { globals: Some(Globals::default()), ..Delta::default() }
+    }
+
+    #[test]
+    fn what_takes_longer_is_written_less_often() {
+        for (took, seconds) in [(0, 1), (5, 1), (20, 4), (1_000, 30)] {
+            assert_eq!(interval(Duration::from_millis(took)), Duration::from_secs(seconds), "{took} ms");
+        }
     }
 
     fn save(file: &mut StateFile) {

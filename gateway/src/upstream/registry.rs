@@ -1,6 +1,6 @@
 //! Finds the state of endpoints that a new table names again. Owned by the applier; workers never see it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -44,11 +44,17 @@ impl BoundBackend {
     }
 }
 
+/// What is known of a backend, as long as somebody else has it.
+#[derive(Default)]
+struct Known {
+    state: Weak<BackendState>,
+    endpoints: Vec<Weak<EndpointState>>,
+    names: Vec<Weak<ResolvedName>>,
+}
+
 /// State by identity. Holds nothing alive by itself.
 pub struct Registry {
-    backends: HashMap<BackendKey, Weak<BackendState>>,
-    endpoints: HashMap<(BackendKey, SocketAddr), Weak<EndpointState>>,
-    names: HashMap<(BackendKey, NamedEndpoint), Weak<ResolvedName>>,
+    backends: HashMap<BackendKey, Known>,
     /// The active check of each backend that has one.
     checks: HashMap<BackendKey, (HealthCheck, AbortHandle)>,
     /// Seeded per process; a pool group never leaves it.
@@ -65,8 +71,6 @@ impl Registry {
     pub fn new(guard: Arc<Guard>, resolver: Resolver, prober: probe::Prober) -> Self {
         Registry {
             backends: HashMap::new(),
-            endpoints: HashMap::new(),
-            names: HashMap::new(),
             checks: HashMap::new(),
             hasher: RandomState::new(),
             guard,
@@ -84,7 +88,9 @@ impl Registry {
     /// Binds a backend to the state of its endpoints.
     pub fn bind(&mut self, key: &BackendKey, backend: Option<&Arc<Backend>>) -> Arc<BoundBackend> {
         self.sweep();
-        let state = revive(&mut self.backends, key.clone(), || Arc::new(BackendState::default()));
+        let known = self.backends.entry(key.clone()).or_default();
+        let state = known.state.upgrade().unwrap_or_default();
+        known.state = Arc::downgrade(&state);
         let pool_group = self.hasher.hash_one(key);
         let Some(backend) = backend else {
             return Arc::new(BoundBackend {
@@ -97,21 +103,11 @@ impl Registry {
                 pool_group,
             });
         };
-        let endpoints: Vec<_> = backend
-            .endpoints
-            .iter()
-            .map(|address| revive(&mut self.endpoints, (key.clone(), *address), || EndpointState::new(*address)))
-            .collect();
-        let names = backend
-            .names
-            .iter()
-            .map(|name| {
-                let resolver = &self.resolver;
-                revive(&mut self.names, (key.clone(), name.clone()), || {
-                    resolver.follow(name.clone(), key.service.namespace.clone(), self.guard.clone())
-                })
-            })
-            .collect();
+        let endpoint = |address: &SocketAddr| EndpointState::new(*address);
+        let endpoints = revive(&mut known.endpoints, &backend.endpoints, |state| &state.address, endpoint);
+        let namespace = &key.service.namespace;
+        let follow = |name: &NamedEndpoint| self.resolver.follow(name.clone(), namespace.clone(), self.guard.clone());
+        let names = revive(&mut known.names, &backend.names, |state| &state.name, follow);
         let bound = Arc::new(BoundBackend {
             key: key.clone(),
             unavailable: backend.unavailable.map(Ok),
@@ -147,23 +143,56 @@ impl Registry {
 
     /// Forgets dead entries once their number may have doubled: O(1) per bind on average.
     fn sweep(&mut self) {
-        if self.endpoints.len() + self.backends.len() + self.names.len() < self.sweep_at {
+        if self.backends.len() < self.sweep_at {
             return;
         }
-        self.backends.retain(|_, state| state.strong_count() > 0);
-        self.endpoints.retain(|_, state| state.strong_count() > 0);
-        self.names.retain(|_, name| name.strong_count() > 0);
+        self.backends.retain(|_, known| known.state.strong_count() > 0);
         self.checks.retain(|_, (_, running)| !running.is_finished());
-        self.sweep_at = 2 * (self.endpoints.len() + self.backends.len() + self.names.len()).max(512);
+        self.sweep_at = 2 * self.backends.len().max(512);
     }
 }
 
-/// The living state of an identity, or a new one.
-fn revive<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, Weak<V>>, key: K, make: impl FnOnce() -> Arc<V>) -> Arc<V> {
-    if let Some(state) = map.get(&key).and_then(Weak::upgrade) {
-        return state;
+/// The living states of these identities, or new ones. Those that live and are not named now stay known: requests have them.
+fn revive<I: Ord, S>(
+    known: &mut Vec<Weak<S>>,
+    identities: &[I],
+    identity: impl Fn(&S) -> &I,
+    make: impl Fn(&I) -> Arc<S>,
+) -> Vec<Arc<S>> {
+    let living: Vec<Arc<S>> = known.iter().filter_map(Weak::upgrade).collect();
+    let mut others: BTreeMap<&I, &Arc<S>> = living.iter().map(|state| (identity(state), state)).collect();
+    let named: Vec<Arc<S>> =
+        identities.iter().map(|wanted| others.remove(wanted).cloned().unwrap_or_else(|| make(wanted))).collect();
+    *known = named.iter().chain(others.into_values()).map(Arc::downgrade).collect();
+    named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_found_again_as_long_as_somebody_has_it() {
+        let mut known = Vec::new();
+        let mut bind = |ports: &[u16]| {
+            let addresses: Vec<SocketAddr> =
+                ports.iter().map(|port| SocketAddr::from(([10, 0, 0, 1], *port))).collect();
+            revive(
+                &mut known,
+                &addresses,
+                |state: &EndpointState| &state.address,
+                |address| EndpointState::new(*address),
+            )
+        };
+        let first = bind(&[1, 2]);
+        let request = first[1].clone();
+        let second = bind(&[1, 3]);
+        assert!(Arc::ptr_eq(&first[0], &second[0]), "named by both");
+        let third = bind(&[3, 2, 1]);
+        assert!(Arc::ptr_eq(&third[1], &request), "not named for a while, but a request had it");
+        assert!(Arc::ptr_eq(&third[0], &second[1]));
+        drop((first, second, third, request));
+        assert_eq!(bind(&[1])[0].in_flight.load(std::sync::atomic::Ordering::Relaxed), 0);
+        assert_eq!(known.len(), 1, "what nobody has is forgotten");
     }
-    let state = make();
-    map.insert(key, Arc::downgrade(&state));
-    state
 }

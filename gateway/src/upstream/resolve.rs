@@ -58,12 +58,12 @@ impl ResolvedName {
     }
 
     fn take(&self, answer: &LookupIp) {
-        let aliases = answer.as_lookup().answers().iter().filter_map(|record| match &record.data {
+        let mut aliases = answer.as_lookup().answers().iter().filter_map(|record| match &record.data {
             RData::CNAME(alias) => Some(alias.0.to_ascii().to_ascii_lowercase()),
             _ => None,
         });
         let leaving = |alias: &String| self.guard.leaves_namespace(alias.trim_end_matches('.'), &self.namespace);
-        if let Some(alias) = aliases.filter(leaving).next() {
+        if let Some(alias) = aliases.find(leaving) {
             if !self.refused.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
                     name = %self.name.name, alias,

@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use serde_json::json;
+
 use crate::backends::{Refusing, Scripted, echo, everything_to};
 use crate::client::{self, Response};
 use crate::harness::{Gateway, Start};
@@ -167,7 +169,8 @@ fn poisoned() -> (SocketAddr, Arc<AtomicUsize>) {
 #[test]
 fn a_kept_connection_that_ends_counts_for_itself() {
     let (backend, taken) = poisoned();
-    let gateway = Start::with(&everything_to(&[backend])).ready();
+    // Each worker keeps connections of its own.
+    let gateway = Start::with(&everything_to(&[backend])).set("workers", json!(1)).ready();
     assert_eq!(send(&gateway, "GET", b"").status, 200);
     assert_eq!(reason(&gateway.get("a.test", "/poison")), (502, Some("UpstreamReset")));
     assert_eq!(taken.load(Ordering::SeqCst), 3);

@@ -32,7 +32,9 @@ impl PathIndex {
             } else {
                 &mut index.exact
             };
-            map.entry(Arc::from(path)).or_insert_with(|| route.clone());
+            // Mostly the path as it is.
+            let key = if path.len() == route.path.len() { route.path.clone() } else { Arc::from(path) };
+            map.entry(key).or_insert_with(|| route.clone());
         }
         index.lengths = lengths.into_iter().rev().collect();
         index

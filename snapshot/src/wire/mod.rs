@@ -12,6 +12,7 @@
 mod frame;
 mod journal;
 mod receive;
+mod share;
 mod understand;
 
 use std::collections::BTreeMap;

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Error, Value};
 
+use super::share::share;
 use crate::diagnostic::DiagnosticReason;
 use crate::key::HostPattern;
 use crate::model::partial::{PartialDelta, id};
@@ -51,6 +52,7 @@ pub(super) fn delta(mut fields: Fields<'_>) -> Result<Delta, Error> {
         reader.unknown(&field, raw);
     }
     delta.partial = reader.partial;
+    share(&mut delta);
     Ok(delta)
 }
 

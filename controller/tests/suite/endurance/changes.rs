@@ -5,6 +5,7 @@
 //! hosts are asked for all the time: what happens to them changes nothing of where their requests go.
 
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -16,8 +17,8 @@ use crate::scripted::{Id, Scripted, Store};
 const NAMESPACE: &str = "default";
 const SERVICES: usize = 100;
 
-/// Events that the server keeps for watches that are behind.
-const HISTORY: usize = 2_000;
+/// Events that the server keeps at least, for watches that are behind. Each watch looks through them at each change.
+const HISTORY: usize = 500;
 
 pub const COLOURS: [&str; 2] = ["blue", "green"];
 
@@ -66,8 +67,19 @@ impl Changes {
         (0..self.hosts / 2).map(target).collect()
     }
 
+    /// Changes something a hundred times a second, for so long.
+    pub fn go_on(&mut self, server: &Scripted, time: Duration) {
+        let started = Instant::now();
+        let mut due = started;
+        while started.elapsed() < time {
+            self.step(server);
+            due += Duration::from_millis(10);
+            super::pass(due.saturating_duration_since(Instant::now()));
+        }
+    }
+
     /// Changes one thing.
-    pub fn step(&mut self, server: &Scripted) {
+    fn step(&mut self, server: &Scripted) {
         server.edit(|store| {
             let asked_for = self.random.random_range(0..self.hosts / 2);
             let other = self.random.random_range(self.hosts / 2..self.hosts);
@@ -80,8 +92,9 @@ impl Changes {
                     self.put_endpoints(store, service);
                 }
             }
-            let old = store.history.len().saturating_sub(HISTORY);
-            if let Some(last) = store.history.drain(..old).next_back() {
+            if store.history.len() > 2 * HISTORY
+                && let Some(last) = store.history.drain(..HISTORY).next_back()
+            {
                 store.compacted = last.version;
             }
         });
