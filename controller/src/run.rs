@@ -163,7 +163,8 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
     tokio::spawn(tell_of_lead(leads, news.clone()));
     tokio::spawn(tell_the_time(news.clone()));
     let (resign, resigned) = oneshot::channel();
-    tokio::spawn(Candidate::new(client, lease, number, board).run(leading, resigned));
+    let candidate = Candidate::new(client, lease, number, board);
+    tokio::spawn(stand(candidate, publication.clone(), leading, resigned));
     announce(&[("publish", &publish_listener), ("admin", &admin_listener)], metrics_listener.as_ref());
     tokio::spawn(admin::serve(admin_listener, shared.clone(), admin::Scope::Admin));
     if let Some(listener) = metrics_listener {
@@ -194,6 +195,21 @@ async fn serve(settings: &Settings) -> Result<(), StartError> {
     }
     let _ = compiler.join();
     ending
+}
+
+/// Stands for the Lease once something is published: who leads writes what all others go by, and has to know everything first.
+async fn stand(
+    candidate: Candidate,
+    publication: Arc<Publication>,
+    leading: watch::Sender<bool>,
+    mut resigned: oneshot::Receiver<oneshot::Sender<()>>,
+) {
+    tokio::select! {
+        () = publication.published() => candidate.run(leading, resigned).await,
+        done = &mut resigned => if let Ok(done) = done {
+            let _ = done.send(());
+        },
+    }
 }
 
 /// Tells the compile thread whether this controller leads.

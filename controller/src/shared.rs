@@ -41,8 +41,10 @@ pub struct Shared {
     pub trust: Trust,
     /// The Service whose address is published has none, or the like: for people.
     pub address_trouble: Mutex<Option<String>>,
-    /// Whose hosts are cannot be recorded: for people.
-    record_trouble: Mutex<Option<String>>,
+    /// ConfigMaps in which it cannot be recorded whose hosts are: for people.
+    record_trouble: Mutex<BTreeMap<ObjectKey, String>>,
+    /// Those that are full, with the number of hosts that are left out.
+    unrecorded: Mutex<BTreeMap<ObjectKey, usize>>,
     /// This controller is the one that writes statuses.
     pub leads: watch::Receiver<bool>,
     /// With which publication each Ingress went out.
@@ -69,6 +71,7 @@ impl Shared {
             trust,
             address_trouble: Mutex::default(),
             record_trouble: Mutex::default(),
+            unrecorded: Mutex::default(),
             leads,
             published: Published::default(),
             foreign: Mutex::default(),
@@ -82,16 +85,31 @@ impl Shared {
         self.unlisted.lock().unwrap_or_else(PoisonError::into_inner).clone_from(feeds);
     }
 
-    /// Why it cannot be recorded whose hosts are; `None`: it can. Logs what is news.
-    pub fn set_record_trouble(&self, sentence: Option<String>) {
+    /// Why a ConfigMap that records whose hosts are cannot be written; `None`: it can. Logs what is news.
+    pub fn set_record_trouble(&self, record: &ObjectKey, sentence: Option<String>) {
         let mut trouble = self.record_trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        if *trouble != sentence {
-            match &sentence {
-                Some(sentence) => tracing::error!("{sentence}"),
-                None => tracing::info!("it is recorded again whose hosts are"),
+        if trouble.get(record) == sentence.as_ref() {
+            return;
+        }
+        match sentence {
+            Some(sentence) => {
+                tracing::error!("{}", unwritten(record, &sentence));
+                trouble.insert(record.clone(), sentence);
+            }
+            None => {
+                tracing::info!(%record, "it is recorded again whose hosts are");
+                trouble.remove(record);
             }
         }
-        *trouble = sentence;
+    }
+
+    /// ConfigMaps that have no room for so many hosts. Logs which are new.
+    pub fn set_unrecorded(&self, left_out: &BTreeMap<ObjectKey, usize>) {
+        let mut unrecorded = self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner);
+        for (record, count) in left_out.iter().filter(|(record, _)| !unrecorded.contains_key(*record)) {
+            tracing::error!("{}", full(record, *count));
+        }
+        unrecorded.clone_from(left_out);
     }
 
     /// Statuses that somebody else writes too.
@@ -104,8 +122,12 @@ impl Shared {
     pub fn trouble(&self) -> Vec<String> {
         let address = self.address_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let record = self.record_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.trouble.sentences().into_iter().chain(address).chain(record).chain(foreign).collect()
+        let mut sentences = self.trouble.sentences();
+        let records = self.record_trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        sentences.extend(records.iter().map(|(record, sentence)| unwritten(record, sentence)));
+        let unrecorded = self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner);
+        sentences.extend(unrecorded.iter().map(|(record, count)| full(record, *count)));
+        sentences.into_iter().chain(address).chain(foreign).collect()
     }
 
     /// New diagnostics of the objects.
@@ -166,4 +188,16 @@ impl Shared {
             trouble => Err(format!("{what}; {}", trouble.join("; "))),
         }
     }
+}
+
+fn unwritten(record: &ObjectKey, sentence: &str) -> String {
+    format!(
+        "ConfigMap {record}, which records whose hosts are, cannot be written: {sentence}; it is tried again, and until then hosts that are new go to the oldest Ingress that claims them"
+    )
+}
+
+fn full(record: &ObjectKey, count: usize) -> String {
+    format!(
+        "ConfigMap {record}, which records whose hosts are, has no room for {count} more; they go to the oldest Ingress that claims them"
+    )
 }

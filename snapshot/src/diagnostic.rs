@@ -101,6 +101,8 @@ reasons! {
     EndpointRefused = Error,
     /// An EndpointSlice of addressType FQDN; its endpoints are not used.
     FqdnEndpoints = Error,
+    /// The host has as many paths as one can have; those that come last take no request.
+    HostFull = Error,
     /// The operator does not allow the namespace to have the host (`hostPolicy: allowList`).
     HostNotAllowed = Error,
     /// The host belongs to another namespace, which claimed it first (`hostPolicy: perNamespace`).

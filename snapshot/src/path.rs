@@ -13,6 +13,8 @@ pub enum PathError {
     BadEncoding,
     /// `%2F` or `%5C` where the setting `rejectEncodedSlashes` is on.
     EncodedSlash,
+    /// A rule's path of more than [`MAX_RULE_PATH`] bytes.
+    TooLong,
 }
 
 impl PathError {
@@ -22,10 +24,14 @@ impl PathError {
             PathError::NotAbsolute => "does not begin with `/`",
             PathError::ForbiddenByte => "holds a control byte, NUL or a backslash",
             PathError::BadEncoding => "holds a `%` that is not followed by two hexadecimal digits",
+            PathError::TooLong => "is longer than 8192 bytes",
             PathError::EncodedSlash => "holds an encoded slash or backslash, which `rejectEncodedSlashes` forbids",
         }
     }
 }
+
+/// Most bytes of a rule's path. No client asks for one that long, and nobody must make a host large with it.
+pub const MAX_RULE_PATH: usize = 8192;
 
 /// Normalises a path (RFC 3986 section 6.2.2): dot segments are removed (also percent-encoded ones), percent-encoded
 /// unreserved characters are decoded, other escapes get upper-case digits; raw non-ASCII bytes, angle brackets and backticks,
@@ -55,6 +61,9 @@ pub fn normalise(raw: &[u8]) -> Result<Cow<'_, str>, PathError> {
 /// # Errors
 /// See [`PathError`].
 pub fn normalise_rule(raw: &str) -> Result<Cow<'_, str>, PathError> {
+    if raw.len() > MAX_RULE_PATH {
+        return Err(PathError::TooLong);
+    }
     if !raw.contains([' ', '?', '#']) {
         return normalise(raw.as_bytes());
     }

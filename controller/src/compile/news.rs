@@ -16,7 +16,7 @@ impl Compiler {
         match news {
             News::Put(object, observed, reach) => {
                 self.reach(&reach);
-                self.put(object, observed, batch);
+                self.put(object, observed, matches!(reach, Reach::Listing), batch);
             }
             News::Remove(kind, key, reach) => {
                 self.reach(&reach);
@@ -28,10 +28,6 @@ impl Compiler {
             News::Denied(feed, user) => {
                 self.position.loses(&feed);
                 self.relist.lost(&feed);
-                if feed.kind == Kind::HostOwners {
-                    // Nothing is known of them, and nothing waits for them.
-                    self.has_listed(&feed);
-                }
                 batch.edits.extend(access(&feed, Access::Denied { user }));
             }
             News::Claimed(version) => self.relist.claim(version, Instant::now()),
@@ -86,7 +82,7 @@ impl Compiler {
             self.ledger.forget(&key);
         }
         if kind == Kind::HostOwners {
-            self.note(Notice::Record(key.clone(), None));
+            self.note(Notice::Record { key: key.clone(), found: None, is_certain: true });
         }
         batch.edits.push(Edit::Remove(kind, key));
     }
@@ -110,14 +106,10 @@ impl Compiler {
             self.position.lists(&feed, version);
         }
         self.relist.listed(&feed, generation);
-        self.has_listed(&feed);
-        batch.edits.extend(access(&feed, Access::Granted));
-    }
-
-    fn has_listed(&mut self, feed: &Feed) {
-        if self.unlisted.remove(feed) {
+        if self.unlisted.remove(&*feed) {
             self.shared.set_unlisted(&self.unlisted);
         }
+        batch.edits.extend(access(&feed, Access::Granted));
     }
 
     /// The API server went back to an older state: a new epoch begins, in which everything has to be listed.
@@ -140,7 +132,7 @@ impl Compiler {
         self.feeds.iter().chain(self.position.feeds()).cloned().collect()
     }
 
-    fn put(&mut self, object: Trimmed, observed: Option<crate::watch::Observed>, batch: &mut Batch) {
+    fn put(&mut self, object: Trimmed, observed: Option<crate::watch::Observed>, is_listed: bool, batch: &mut Batch) {
         if let Some(observed) = observed {
             let key = object.facts.key();
             if self.ledger.observe(key, &observed) {
@@ -150,7 +142,8 @@ impl Compiler {
             batch.ingresses.insert(key.clone());
         }
         if let Facts::HostOwners(facts) = &object.facts {
-            self.note(Notice::Record(facts.key.clone(), Some((facts.clone(), object.resource_version))));
+            let found = Some((facts.clone(), object.resource_version));
+            self.note(Notice::Record { key: facts.key.clone(), found, is_certain: is_listed });
         }
         batch.edits.push(Edit::PutTrimmed(object));
     }

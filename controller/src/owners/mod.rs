@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::{Api, Client};
+use sluicegate_snapshot::compile::Whose;
 use sluicegate_snapshot::facts::{HOST_OWNERS_LABEL, HostOwnersFacts, write_host_owners};
 use sluicegate_snapshot::{HostPattern, ObjectKey};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -26,16 +27,26 @@ use book::{Book, Write};
 /// Longest wait for an answer.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 
+/// Writes in a row that come too late for what is there, after which that is said.
+const SUSPICIOUS: usize = 5;
+
 /// Longest sleep of the task.
 const LONG: Duration = Duration::from_secs(3600);
 
 /// What the compile thread tells.
 #[derive(Debug)]
 pub enum Notice {
-    /// Whose hosts are now; `None`: nobody's who claims them.
-    Owners(BTreeMap<HostPattern, Option<Arc<str>>>),
-    /// A ConfigMap is there in this version, or no longer.
-    Record(ObjectKey, Option<(Arc<HostOwnersFacts>, u64)>),
+    /// Whose hosts are now.
+    Owners(BTreeMap<HostPattern, Whose>),
+    /// A ConfigMap is there in this version, or no longer. `is_certain`: a list says so.
+    Record {
+        /// Which.
+        key: ObjectKey,
+        /// What it says.
+        found: Option<(Arc<HostOwnersFacts>, u64)>,
+        /// A list says so, not an event.
+        is_certain: bool,
+    },
     /// Everything is listed: what is told from now on is true.
     Complete,
     /// The API server was restored from an older state: versions begin anew.
@@ -70,10 +81,10 @@ pub async fn record(recorder: Recorder, mut notices: UnboundedReceiver<Notice>) 
     let mut book = Book::new(recorder.prefix.clone());
     let mut leads = recorder.leads.clone();
     let mut is_complete = false;
+    let mut outdated = BTreeMap::new();
     loop {
         let may_write = is_complete && *leads.borrow_and_update();
-        let now = Instant::now();
-        let wait = book.wake(now).filter(|_| may_write).map(|at| at.saturating_duration_since(now));
+        let wait = book.wake().filter(|_| may_write).map(|at| at.saturating_duration_since(Instant::now()));
         tokio::select! {
             notice = notices.recv() => match notice {
                 Some(notice) => {
@@ -93,8 +104,12 @@ pub async fn record(recorder: Recorder, mut notices: UnboundedReceiver<Notice>) 
             continue;
         }
         for write in book.due(Instant::now()) {
-            recorder.attempt(&mut book, write).await;
+            // The Lease may have gone meanwhile.
+            if *leads.borrow() {
+                recorder.attempt(&mut book, write, &mut outdated).await;
+            }
         }
+        recorder.shared.set_unrecorded(book.left_out());
     }
 }
 
@@ -102,8 +117,9 @@ fn take(book: &mut Book, notice: Notice) {
     let now = Instant::now();
     match notice {
         Notice::Owners(owners) => book.want(owners, now),
-        Notice::Record(key, found) => {
-            book.record(&key, found.as_ref().map(|(facts, version)| (&facts.owners, *version)), now);
+        Notice::Record { key, found, is_certain } => {
+            let found = found.as_ref().map(|(facts, version)| (&facts.owners, *version));
+            book.record(&key, found, is_certain, now);
         }
         Notice::Restored => book.restart(),
         Notice::Complete => {}
@@ -111,29 +127,35 @@ fn take(book: &mut Book, notice: Notice) {
 }
 
 impl Recorder {
-    async fn attempt(&self, book: &mut Book, write: Write) {
+    async fn attempt(&self, book: &mut Book, write: Write, outdated: &mut BTreeMap<ObjectKey, usize>) {
         let written = timeout(CALL_LIMIT, self.write(&write)).await;
         let written = written.unwrap_or_else(|_| Written::Failed("the API server does not answer".to_owned()));
         let now = Instant::now();
         let record = &write.record;
-        match written {
+        let trouble = match written {
             Written::Done(version) => {
-                book.record(record, Some((&write.owners, version)), now);
-                self.shared.set_record_trouble((write.left_out > 0).then(|| {
-                    format!(
-                        "ConfigMap {record} is full: of {} more hosts it is not recorded whose they are; they go to the oldest Ingress that claims them",
-                        write.left_out
-                    )
-                }));
+                outdated.remove(record);
+                book.record(record, Some((&write.owners, version)), false, now);
+                None
             }
-            Written::Outdated => {}
+            Written::Outdated => {
+                let count = outdated.entry(record.clone()).or_default();
+                *count += 1;
+                if *count < SUSPICIOUS {
+                    return;
+                }
+                book.failed(record, now);
+                let (label, value) = HOST_OWNERS_LABEL;
+                Some(format!(
+                    "it is written by somebody else all the time, or has lost its label {label}: {value}, without which it is not seen"
+                ))
+            }
             Written::Failed(sentence) => {
                 book.failed(record, now);
-                self.shared.set_record_trouble(Some(format!(
-                    "ConfigMap {record}, which records whose hosts are, cannot be written: {sentence}; it is tried again, and until then hosts that are new go to the oldest Ingress that claims them"
-                )));
+                Some(sentence)
             }
-        }
+        };
+        self.shared.set_record_trouble(record, trouble);
     }
 
     async fn write(&self, write: &Write) -> Written {

@@ -180,6 +180,15 @@ impl Publication {
         self.lock().as_ref().map(|current| current.snapshot.version.clone())
     }
 
+    /// Waits until something is published.
+    pub async fn published(&self) {
+        let mut changes = self.changes.subscribe();
+        while self.version().is_none() {
+            // The sender lives as long as `self`.
+            let _ = changes.changed().await;
+        }
+    }
+
     /// The published snapshot. Costs O(resources).
     pub fn snapshot(&self) -> Option<Snapshot> {
         self.lock().as_ref().map(|current| current.snapshot.clone())

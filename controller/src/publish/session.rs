@@ -9,6 +9,7 @@ use bytes::Bytes;
 use h2::SendStream;
 use sluicegate_process::frames::{Frames, StreamError, send, send_bytes};
 use sluicegate_snapshot::compile::PublishAddress;
+use sluicegate_snapshot::model::{Backend, Certificate, Resource, StaticContent, VirtualHost};
 use sluicegate_snapshot::wire::{
     Cursor, Doubt, Frame, FullBegin, FullEnd, HEARTBEAT_SECONDS, Heartbeat, Hello, MAX_ADDRESSES, Next,
     SILENCE_SECONDS, Update, WIRE, Welcome,
@@ -23,8 +24,12 @@ use crate::events::Loss;
 use crate::metrics::Metrics;
 use crate::watch::News;
 
-/// Resources in one part of a full sync.
+/// Resources in one part of a full sync, at most.
 const PART: usize = 128;
+
+/// Bytes of one part, by estimate, but for its last resource. Compile limits hosts and backends, the API server ConfigMaps and Secrets:
+/// with any of them it is far less than a frame can hold.
+const PART_BYTES: usize = 1024 * 1024;
 
 /// How long credentials are believed: a certificate or token that is no longer good is noticed then. The gateway connects again
 /// and goes on where it was.
@@ -275,32 +280,77 @@ fn sent(result: Result<Result<(), StreamError>, tokio::time::error::Elapsed>) ->
     }
 }
 
-/// A snapshot as deltas of a bounded number of resources, made as they are sent.
+/// A snapshot as deltas of a bounded number of resources and bytes, made as they are sent.
 fn parts(snapshot: &Snapshot) -> impl Iterator<Item = Delta> {
     let globals = std::iter::once(Delta { globals: Some(snapshot.globals.clone()), ..Delta::default() });
+    let of_host = |host: &Arc<VirtualHost>| {
+        let routes = host.routes.iter().map(|route| route.bytes());
+        routes.chain(host.lost.iter().map(|lost| 256 + lost.path.len())).sum()
+    };
+    let of_backend = |backend: &Resource<Backend>| backend.value().map_or(0, |backend| 48 * backend.endpoints.len());
+    let of_content = |content: &Resource<StaticContent>| {
+        content.value().map_or(0, |content| content.files.values().map(|file| 2 * file.bytes.len()).sum())
+    };
+    let of_certificate = |certificate: &Resource<Certificate>| {
+        certificate.value().map_or(0, |certificate| 2 * certificate.chain_pem.len())
+    };
     globals
-        .chain(chunks(&snapshot.hosts, |hosts| Delta { hosts, ..Delta::default() }))
-        .chain(chunks(&snapshot.backends, |backends| Delta { backends, ..Delta::default() }))
-        .chain(chunks(&snapshot.contents, |contents| Delta { contents, ..Delta::default() }))
-        .chain(chunks(&snapshot.tls_hosts, |tls_hosts| Delta { tls_hosts, ..Delta::default() }))
-        .chain(chunks(&snapshot.certificates, |certificates| Delta { certificates, ..Delta::default() }))
+        .chain(chunks(&snapshot.hosts, of_host, |hosts| Delta { hosts, ..Delta::default() }))
+        .chain(chunks(&snapshot.backends, of_backend, |backends| Delta { backends, ..Delta::default() }))
+        .chain(chunks(&snapshot.contents, of_content, |contents| Delta { contents, ..Delta::default() }))
+        .chain(chunks(&snapshot.tls_hosts, |_| 0, |tls_hosts| Delta { tls_hosts, ..Delta::default() }))
+        .chain(chunks(&snapshot.certificates, of_certificate, |certificates| Delta {
+            certificates,
+            ..Delta::default()
+        }))
 }
 
 fn chunks<K: Ord + Clone, V: Clone>(
     map: &BTreeMap<K, V>,
+    bytes: impl Fn(&V) -> usize,
     part: impl Fn(BTreeMap<K, Option<V>>) -> Delta,
 ) -> impl Iterator<Item = Delta> {
     let mut entries = map.iter();
     std::iter::from_fn(move || {
-        let chunk: BTreeMap<K, Option<V>> =
-            entries.by_ref().take(PART).map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
+        let (mut chunk, mut size) = (BTreeMap::new(), 0);
+        while chunk.len() < PART
+            && size < PART_BYTES
+            && let Some((key, value)) = entries.next()
+        {
+            size += bytes(value);
+            chunk.insert(key.clone(), Some(value.clone()));
+        }
         (!chunk.is_empty()).then(|| part(chunk))
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use sluicegate_snapshot::ObjectKey;
+    use sluicegate_snapshot::model::StaticFile;
+
     use super::*;
+
+    #[test]
+    fn everything_is_sent_in_parts_that_fit_into_frames() {
+        let content = |size: usize| {
+            let file = StaticFile::new(vec![b'a'; size]);
+            Resource::valid(StaticContent { files: [("f".into(), file)].into(), not_published: false })
+        };
+        let contents = (0..500).map(|number| (ObjectKey::new("n", format!("{number:03}")), content(200_000)));
+        let small = (500..1000).map(|number| (ObjectKey::new("n", format!("{number:03}")), content(1)));
+        let snapshot = Snapshot { contents: contents.chain(small).collect(), ..Snapshot::default() };
+        let parts: Vec<Delta> = parts(&snapshot).collect();
+        let counts: BTreeSet<usize> = parts.iter().map(|part| part.contents.len()).collect();
+        assert!(counts.contains(&3) && counts.contains(&PART), "by bytes, and by number: {counts:?}");
+        assert_eq!(parts.iter().map(|part| part.contents.len()).sum::<usize>(), 1000);
+        for part in parts {
+            let frame = Frame::FullPart(Box::new(Update::new(None, part))).encode().unwrap();
+            assert!(frame.len() < 2 * PART_BYTES, "{} bytes", frame.len());
+        }
+    }
 
     #[test]
     fn what_is_no_address_and_what_is_too_many_is_left_out() {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, TryStreamExt};
 use kube::Api;
 use kube::api::{ListParams, WatchEvent, WatchParams};
-use sluicegate_snapshot::ObjectKey;
 use sluicegate_snapshot::facts::Facts;
+use sluicegate_snapshot::{Kind, ObjectKey};
 
 use super::known::Known;
 use super::{Failure, Feed, Listed, News, Reach, Watched, Watcher};
@@ -142,7 +142,7 @@ impl<K: Watched> Reflector<K> {
     /// The jittered wait; the next one is longer.
     async fn pause(&mut self) {
         tokio::time::sleep(self.next_wait()).await;
-        let is_one_of_many = self.feed.namespace.is_some() && self.is_denied();
+        let is_one_of_many = self.feed.namespace.is_some() && self.feed.kind != Kind::HostOwners && self.is_denied();
         let longest = if is_one_of_many { DENIED_WAIT } else { LONGEST_WAIT };
         self.wait = (self.wait * 2).min(longest);
     }

@@ -9,6 +9,7 @@ pub const TESTS: &[Test] = &[
     ("a_record_outlives_edits_and_restarts", a_record_outlives_edits_and_restarts),
     ("a_host_is_given_away_by_editing_its_record", a_host_is_given_away_by_editing_its_record),
     ("who_makes_an_ingress_anew_keeps_its_hosts", who_makes_an_ingress_anew_keeps_its_hosts),
+    ("who_may_not_read_records_is_not_ready", who_may_not_read_records_is_not_ready),
     ("without_rights_the_age_decides_and_that_is_said", without_rights_the_age_decides_and_that_is_said),
 ];
 
@@ -105,16 +106,30 @@ fn a_host_is_given_away_by_editing_its_record() {
 
 fn who_makes_an_ingress_anew_keeps_its_hosts() {
     let scene = Scene::set("anew");
-    let [old, young] = &scene.pods;
+    let [_, young] = &scene.pods;
     let (controller, gateway) = scene.cluster.start(json!({}));
     scene.await_record();
     scene.edit_old();
     scene.await_refusal(&controller);
     scene.cluster.api.delete(&crate::api::path("Ingress", &scene.young, "young"));
-    gateway.answers(&scene.host, "/", old);
+    // Meanwhile it is nobody's: who waits for a host must not have a moment in which to prove that it is his.
+    gateway.answers(&scene.host, "/", 404);
+    let begin = format!("Ingress {}/old HostOwned", scene.cluster.namespace);
+    let kept = |line: &String| line.starts_with(&begin) && line.contains("is kept for namespace anew-young");
+    eventually("that to be said", || controller.diagnostics().iter().any(kept).then_some(()));
     scene.create_young();
     gateway.answers(&scene.host, "/", young);
     scene.await_refusal(&controller);
+}
+
+fn who_may_not_read_records_is_not_ready() {
+    let cluster = Cluster::new("unread");
+    let controller = cluster.starting_controller(json!({"lease": "unread-elsewhere/lease"}));
+    let answer = eventually("the reason", || {
+        let answer = controller.page("/readyz");
+        answer.text().contains("HostOwners in namespace unread-elsewhere: 403").then_some(answer)
+    });
+    assert_eq!(answer.status, 503);
 }
 
 fn without_rights_the_age_decides_and_that_is_said() {

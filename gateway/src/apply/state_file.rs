@@ -175,28 +175,38 @@ impl Writer {
         let (lock, changed) = pending;
         let mut replica = Replica::default();
         let mut last_write: Option<(Instant, Duration)> = None;
+        let mut is_changed = false;
         loop {
             let guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
             let mut guard = changed
-                .wait_while(guard, |pending| pending.deltas.is_empty() && !pending.closed)
+                .wait_while(guard, |pending| pending.deltas.is_empty() && !pending.closed && !is_changed)
                 .unwrap_or_else(PoisonError::into_inner);
-            if let Some(wait) = last_write.and_then(|(last, took)| interval(took).checked_sub(last.elapsed())) {
+            let pause = last_write.map_or(Duration::ZERO, |(last, took)| interval(took).saturating_sub(last.elapsed()));
+            if !pause.is_zero() {
+                let wait = pause.min(WRITE_INTERVAL);
                 let waited = changed.wait_timeout_while(guard, wait, |pending| !pending.urgent && !pending.closed);
                 guard = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
-            if guard.deltas.is_empty() {
+            if guard.deltas.is_empty() && !is_changed {
                 return;
             }
             let deltas = std::mem::take(&mut guard.deltas);
             if let Some(base) = guard.base.take() {
                 replica = base;
             }
+            let is_urgent = guard.urgent || guard.closed;
             guard.writing = true;
             drop(guard);
-            let started = Instant::now();
             for delta in &deltas {
                 replica.apply(delta);
             }
+            is_changed = true;
+            // Changes do not pile up until then.
+            if pause > WRITE_INTERVAL && !is_urgent {
+                continue;
+            }
+            is_changed = false;
+            let started = Instant::now();
             if let Err(error) = self.write(&replica) {
                 tracing::error!(path = %self.path.display(), %error, "last good snapshot cannot be written; the one before stays");
             }

@@ -129,6 +129,8 @@ impl Resolver {
         let dns = builder.and_then(|mut builder| {
             // Addresses of both families would get requests alike, and many a machine reaches only one of them.
             builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
+            // Its cache forgets by which aliases a name was found, and shares what it has among namespaces. Answers are kept here.
+            builder.options_mut().cache_size = 0;
             builder.build()
         });
         let dns = match dns {

@@ -93,6 +93,10 @@ fn from_annotation(annotated: &AnnotatedEndpoints, port_name: &str) -> Backend {
     Backend { endpoints: endpoints.into_iter().collect(), names: names.into_iter().collect(), ..Backend::default() }
 }
 
+/// Endpoints of a backend, at most; the first by address. A backend is sent as a whole, and one that does not fit into a frame would keep
+/// everything from every gateway.
+const MAX_ENDPOINTS: usize = 20_000;
+
 /// All slices of the Service; the slice's port of the same name gives the port number.
 fn from_slices(key: &BackendKey, port_name: &Arc<str>, store: &Store, reach: Option<&Reach>) -> Backend {
     let mut ready = BTreeSet::new();
@@ -112,7 +116,10 @@ fn from_slices(key: &BackendKey, port_name: &Arc<str>, store: &Store, reach: Opt
             }
         }
     }
-    let endpoints = if ready.is_empty() { terminating } else { ready };
+    let mut endpoints = if ready.is_empty() { terminating } else { ready };
+    if let Some(first) = endpoints.iter().nth(MAX_ENDPOINTS).copied() {
+        endpoints.split_off(&first);
+    }
     if endpoints.is_empty() {
         let why = if refused { Unavailable::EndpointsRefused } else { Unavailable::NoEndpoints };
         return Backend::unavailable(why);

@@ -252,7 +252,8 @@ impl Claims {
         let path: Arc<str> = match path::normalise_rule(raw) {
             Ok(path) => Arc::from(&*path),
             Err(error) => {
-                let message = format!("path `{}` {}; the path is skipped", raw.escape_debug(), error.as_str());
+                let shown: String = raw.chars().take(200).collect();
+                let message = format!("path `{}` {}; the path is skipped", shown.escape_debug(), error.as_str());
                 return self.report(object, DiagnosticReason::InvalidPath, format!("{field}.path"), message);
             }
         };

@@ -10,8 +10,12 @@ use crate::key::{HostPattern, Kind, ObjectRef};
 use crate::model::{Lost, Route, VirtualHost};
 
 /// Claims that lost and are remembered with a host, at most: `explain` shows them, and nobody must make somebody else's host large.
-/// The diagnostics have all of them.
+/// The diagnostics have more of them.
 pub const MAX_LOST: usize = 100;
+
+/// Most bytes of a host's routes, as they are sent to gateways, by estimate: about 25,000 of them. A host is sent as a whole, and one that does
+/// not arrive in time would keep everything from every gateway.
+const MAX_BYTES: usize = 8 * 1024 * 1024;
 
 /// The order in which Ingresses get what they claim: the older first; of equal age the one whose `namespace/name` sorts
 /// last (ingress-nginx, `ListIngresses` in its store.go).
@@ -25,11 +29,17 @@ pub fn build(host: &HostPattern, claims: &[&Arc<Claims>]) -> (VirtualHost, Vec<D
     let mut virtual_host = VirtualHost { policy, ..VirtualHost::default() };
     let mut diagnostics = Vec::new();
     let mut taken: BTreeMap<(bool, String), Arc<Route>> = BTreeMap::new();
+    let mut bytes = 0;
     for claims in claims {
         for claim in claims.hosts.get(host).into_iter().flatten() {
             let route = &claim.route;
             let key = (route.path_type.is_prefix(), route.match_path().to_owned());
             let Some(winner) = taken.get(&key) else {
+                if bytes > MAX_BYTES {
+                    diagnostics.push(full(host, claims, &claim.field));
+                    continue;
+                }
+                bytes += route.bytes();
                 taken.insert(key, route.clone());
                 virtual_host.routes.push(route.clone());
                 continue;
@@ -63,6 +73,14 @@ pub fn build(host: &HostPattern, claims: &[&Arc<Claims>]) -> (VirtualHost, Vec<D
         }
     }
     (virtual_host, diagnostics)
+}
+
+fn full(host: &HostPattern, claims: &Claims, field: &str) -> Diagnostic {
+    let object = ObjectRef::new(Kind::Ingress, &claims.ingress);
+    let message = format!(
+        "{host} has as many paths as a host can have; this one is left out, and a shorter path takes its requests if there is one. Use several hosts, or prefixes"
+    );
+    Diagnostic::new(object, DiagnosticReason::HostFull, format!("{field}.path"), message)
 }
 
 /// The diagnostic of an Ingress whose default backend another Ingress' takes the place of.

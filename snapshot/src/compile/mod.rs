@@ -27,17 +27,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use access::{Access, READER_ROLE};
+pub use owner::Whose;
 pub use status::{IngressPoint, PortStatus, PublishAddress};
 
 use claims::Claims;
 use class::{ClassRef, Classes};
 use store::{Index, Store};
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, DiagnosticReason};
 use crate::facts::{Object, Trimmed};
 use crate::key::{BackendKey, HostPattern, Kind, ObjectKey, ObjectRef, ServicePort};
 use crate::model::{Delta, Reach, Snapshot, Version};
 use crate::settings::Settings;
+
+/// Diagnostics of one object from one stage that have the same reason, at most: an object with ten thousand flaws needs no list of all of
+/// them.
+const MAX_DIAGNOSTICS: usize = 100;
 
 /// One change of the world.
 #[derive(Debug, Clone)]
@@ -61,8 +66,8 @@ pub struct Outcome {
     pub delta: Delta,
     /// Objects whose diagnostics may have changed.
     pub diagnosed: BTreeSet<ObjectRef>,
-    /// Where hosts are owned: the namespace that has each host that was looked at and claims it itself; `None`: none does.
-    pub owners: BTreeMap<HostPattern, Option<Arc<str>>>,
+    /// Where it is recorded whose hosts are: whose those are now that were looked at.
+    pub owners: BTreeMap<HostPattern, Whose>,
 }
 
 /// Where a diagnostic comes from: the stage and key whose recomputation replaces it.
@@ -345,8 +350,16 @@ impl World {
         claims
     }
 
-    /// Replaces the diagnostics of an origin, and notes the objects whose diagnostics change by it.
-    fn diagnose(&mut self, origin: Origin, new: Vec<Diagnostic>, diagnosed: &mut BTreeSet<ObjectRef>) {
+    /// Replaces the diagnostics of an origin, the first [`MAX_DIAGNOSTICS`] of each object and reason, and notes the objects whose diagnostics change by it.
+    fn diagnose(&mut self, origin: Origin, mut new: Vec<Diagnostic>, diagnosed: &mut BTreeSet<ObjectRef>) {
+        if new.len() > MAX_DIAGNOSTICS {
+            let mut counts: BTreeMap<(ObjectRef, DiagnosticReason), usize> = BTreeMap::new();
+            new.retain(|diagnostic| {
+                let count = counts.entry((diagnostic.object.clone(), diagnostic.reason)).or_default();
+                *count += 1;
+                *count <= MAX_DIAGNOSTICS
+            });
+        }
         let old = self.diagnostics.remove(&origin).unwrap_or_default();
         if old != new {
             let (was, is): (BTreeSet<_>, BTreeSet<_>) = (old.iter().collect(), new.iter().collect());

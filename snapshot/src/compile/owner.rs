@@ -3,8 +3,8 @@
 //! Who does not own a host gets nothing of it: no path, no default backend, no certificate, no redirect. What is lost is
 //! said at the Ingress that lost it.
 //!
-//! Controllers record whose a host is, and that counts for as long as the owner claims it; what is not recorded goes by the age of
-//! the Ingresses ([`Settings::host_records`](crate::Settings::host_records)).
+//! Controllers record whose a host is, and that counts until they record something else: who claims it no more has still left it to
+//! nobody. What is not recorded goes by the age of the Ingresses ([`Settings::host_records`](crate::Settings::host_records)).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,8 +26,21 @@ pub(super) enum Title {
     Everybody,
     /// The namespace of this Ingress, which claimed the host or a wildcard above it first.
     First(ObjectKey, HostPattern),
+    /// This namespace, for which this pattern is recorded and which does not claim it any more.
+    Reserved(Arc<str>, HostPattern),
     /// The namespaces that the operator lists.
     Listed,
+}
+
+/// Whose a host is, for the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whose {
+    /// This namespace has it, and claims it itself.
+    Namespace(Arc<str>),
+    /// The namespace that it is recorded for claims it no more, and others wait: for the host, or for names below a wildcard.
+    Disputed,
+    /// Nobody's.
+    Nobody,
 }
 
 /// Claims of those who may have a host, and of those who may not; each in order of precedence.
@@ -37,18 +50,38 @@ pub(super) type Divided<'a> = (Vec<&'a Arc<Claims>>, Vec<&'a Arc<Claims>>);
 /// certificates it has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Above {
-    first: Option<(bool, Rank)>,
+    stand: Option<Stand>,
     certificates: Option<Arc<str>>,
 }
 
 /// Place in the order of precedence.
 type Rank = (i64, Reverse<String>);
 
-/// The first claim of whoever has a pattern.
-struct First<'a> {
-    claims: &'a Arc<Claims>,
-    /// It is recorded whose the pattern is.
-    is_recorded: bool,
+/// What hosts below a wildcard see of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stand {
+    Claimed(bool, Rank),
+    Reserved(Arc<str>),
+}
+
+/// Who has a pattern.
+enum Holder<'a> {
+    /// The first claim of whoever has it, and whether that is recorded.
+    Claims(&'a Arc<Claims>, bool),
+    /// Nobody who claims it: it is recorded for this namespace.
+    Reserved(&'a Arc<str>),
+}
+
+impl Holder<'_> {
+    /// What is recorded comes first, and for the pattern itself before the wildcard above it; then the age decides.
+    fn precedence(&self, is_own: bool) -> (u8, Option<Rank>) {
+        match (self, is_own) {
+            (Holder::Claims(_, true) | Holder::Reserved(_), true) => (0, None),
+            // What is recorded of a wildcard was so before somebody came who has no record of his own.
+            (Holder::Claims(_, true) | Holder::Reserved(_), false) => (1, None),
+            (Holder::Claims(claims, false), _) => (2, Some(rank(claims))),
+        }
+    }
 }
 
 /// The wildcard whose hosts a host is one of.
@@ -78,32 +111,26 @@ impl World {
             HostPolicy::AllowList(_) => return Title::Listed,
             HostPolicy::PerNamespace => {}
         }
-        let own = self.first_claim(host).map(|first| (first, host.clone()));
-        let inherited = above(host).and_then(|above| Some((self.first_rule_of_owner(&above)?, above)));
-        let tier = |first: &First<'_>, pattern: &HostPattern| match (first.is_recorded, pattern == host) {
-            (true, true) => 0,
-            // What is recorded of a wildcard was so before somebody came who has no record of his own.
-            (true, false) => 1,
-            (false, _) => 2,
-        };
+        let own = self.holder(host).map(|holder| (holder, host.clone()));
+        let inherited = above(host).and_then(|above| Some((self.holder_below(&above)?, above)));
         let first = own.into_iter().chain(inherited);
-        let first = first.min_by_key(|(first, pattern)| (tier(first, pattern), rank(first.claims)));
-        first.map_or(Title::Everybody, |(first, pattern)| Title::First(first.claims.ingress.clone(), pattern))
+        match first.min_by_key(|(holder, pattern)| holder.precedence(pattern == host)) {
+            None => Title::Everybody,
+            Some((Holder::Claims(claims, _), pattern)) => Title::First(claims.ingress.clone(), pattern),
+            Some((Holder::Reserved(namespace), pattern)) => Title::Reserved(namespace.clone(), pattern),
+        }
     }
 
-    /// The first that claims exactly this pattern, in the namespace for which it is recorded if that still claims it.
-    fn first_claim(&self, host: &HostPattern) -> Option<First<'_>> {
-        let recorded = self.recorded(host).and_then(|owner| {
-            let of_owner = self.claiming(host).filter(|claims| claims.ingress.namespace == *owner);
-            of_owner.min_by_key(|claims| rank(claims))
-        });
-        match recorded {
-            Some(claims) => Some(First { claims, is_recorded: true }),
-            None => {
-                let claims = self.claiming(host).min_by_key(|claims| rank(claims))?;
-                Some(First { claims, is_recorded: false })
-            }
-        }
+    /// Who has exactly this pattern: the namespace that it is recorded for, else the first that claims it.
+    fn holder(&self, host: &HostPattern) -> Option<Holder<'_>> {
+        let Some(owner) = self.recorded(host) else {
+            return Some(Holder::Claims(self.claiming(host).min_by_key(|claims| rank(claims))?, false));
+        };
+        let of_owner = self.claiming(host).filter(|claims| claims.ingress.namespace == *owner);
+        Some(match of_owner.min_by_key(|claims| rank(claims)) {
+            Some(claims) => Holder::Claims(claims, true),
+            None => Holder::Reserved(owner),
+        })
     }
 
     /// The namespace that a pattern is recorded for.
@@ -122,13 +149,16 @@ impl World {
         with_rule.chain(listing).chain(catching)
     }
 
-    /// The first rule for a wildcard in the namespace that owns it: whoever only tries to have it has nothing below either.
-    fn first_rule_of_owner(&self, wildcard: &HostPattern) -> Option<First<'_>> {
-        let First { claims, is_recorded } = self.first_claim(wildcard)?;
-        let owner = &claims.ingress.namespace;
+    /// Who has the names below a wildcard: the first rule for it in the namespace that owns it. Whoever only tries to have it has
+    /// nothing below either, and who has only its certificate leaves the names to others.
+    fn holder_below(&self, wildcard: &HostPattern) -> Option<Holder<'_>> {
+        let (owner, is_recorded) = match self.holder(wildcard)? {
+            Holder::Claims(claims, is_recorded) => (&claims.ingress.namespace, is_recorded),
+            reserved @ Holder::Reserved(_) => return Some(reserved),
+        };
         let with_rule = self.by_host.of(wildcard).filter_map(|key| self.claims.get(key));
-        let claims = with_rule.filter(|claims| claims.ingress.namespace == *owner).min_by_key(|claims| rank(claims))?;
-        Some(First { claims, is_recorded })
+        let of_owner = with_rule.filter(|claims| claims.ingress.namespace == *owner);
+        Some(Holder::Claims(of_owner.min_by_key(|claims| rank(claims))?, is_recorded))
     }
 
     /// Whether a namespace may have a host.
@@ -136,6 +166,7 @@ impl World {
         match (title, &self.settings.host_policy) {
             (Title::Everybody, _) => true,
             (Title::First(owner, _), _) => owner.namespace == *namespace,
+            (Title::Reserved(owner, _), _) => owner == namespace,
             (Title::Listed, HostPolicy::AllowList(list)) => list.allows(namespace, host),
             (Title::Listed, _) => false,
         }
@@ -144,8 +175,9 @@ impl World {
     /// The owner that a host's entry names.
     pub(super) fn owner(title: &Title, host: &HostPattern) -> Option<Arc<str>> {
         match (title, host) {
-            (Title::First(..), HostPattern::Any) | (Title::Everybody | Title::Listed, _) => None,
+            (_, HostPattern::Any) | (Title::Everybody | Title::Listed, _) => None,
             (Title::First(owner, _), _) => Some(owner.namespace.clone()),
+            (Title::Reserved(owner, _), _) => Some(owner.clone()),
         }
     }
 
@@ -210,21 +242,28 @@ impl World {
     }
 
     /// Whose the hosts are that were looked at: what is to be recorded of them.
-    pub(super) fn owners_of(&self, dirty: &Dirty) -> BTreeMap<HostPattern, Option<Arc<str>>> {
+    pub(super) fn owners_of(&self, dirty: &Dirty) -> BTreeMap<HostPattern, Whose> {
         if self.settings.host_policy != HostPolicy::PerNamespace || self.settings.host_records.is_none() {
             return BTreeMap::new();
         }
-        let owner = |host: &HostPattern| match self.title(host) {
-            // Of a host that is somebody's by a wildcard nothing has to be remembered but the wildcard.
-            Title::First(ingress, _) => {
-                let claims_it = self.claiming(host).any(|claims| claims.ingress.namespace == ingress.namespace);
-                claims_it.then_some(ingress.namespace)
-            }
-            Title::Everybody | Title::Listed => None,
-        };
         let any = dirty.globals.then_some(&HostPattern::Any);
         let hosts = dirty.hosts.iter().chain(&dirty.tls_hosts).chain(any);
-        hosts.map(|host| (host.clone(), owner(host))).collect()
+        hosts.map(|host| (host.clone(), self.whose(host))).collect()
+    }
+
+    fn whose(&self, host: &HostPattern) -> Whose {
+        let mut claiming = self.claiming(host);
+        match self.title(host) {
+            // Of a host that is somebody's by a wildcard nothing has to be remembered but the wildcard.
+            Title::First(ingress, _) if claiming.any(|claims| claims.ingress.namespace == ingress.namespace) => {
+                Whose::Namespace(ingress.namespace)
+            }
+            Title::Reserved(_, pattern) if pattern == *host => {
+                let is_awaited = matches!(host, HostPattern::Wildcard(_)) || claiming.next().is_some();
+                if is_awaited { Whose::Disputed } else { Whose::Nobody }
+            }
+            _ => Whose::Nobody,
+        }
     }
 
     fn look_above(&self, wildcard: &HostPattern) -> Above {
@@ -233,7 +272,10 @@ impl World {
         let strongest =
             |claims: &&&Arc<Claims>| claims.tls.get(wildcard).into_iter().flatten().map(|claim| claim.rank).min();
         Above {
-            first: self.first_rule_of_owner(wildcard).map(|first| (first.is_recorded, rank(first.claims))),
+            stand: self.holder_below(wildcard).map(|holder| match holder {
+                Holder::Claims(claims, is_recorded) => Stand::Claimed(is_recorded, rank(claims)),
+                Holder::Reserved(namespace) => Stand::Reserved(namespace.clone()),
+            }),
             certificates: of_tls.iter().min_by_key(strongest).map(|claims| claims.ingress.namespace.clone()),
         }
     }
@@ -309,6 +351,12 @@ fn refusal(host: &HostPattern, title: &Title, claims: &Claims, field: &str, effe
             let message = format!(
                 "{host} belongs to namespace {}, whose Ingress {owner} claimed it first{through}; {effect} (hostPolicy: perNamespace)",
                 owner.namespace
+            );
+            Diagnostic::new(object, DiagnosticReason::HostOwned, field, message)
+        }
+        Title::Reserved(owner, pattern) => {
+            let message = format!(
+                "{host} is kept for namespace {owner}, which had {pattern} until now, in case that comes back; {effect} (hostPolicy: perNamespace)"
             );
             Diagnostic::new(object, DiagnosticReason::HostOwned, field, message)
         }

@@ -8,6 +8,9 @@ use crate::diagnostic::{Diagnostic, DiagnosticReason};
 use crate::key::{HostPattern, Kind, ObjectKey, ObjectRef};
 use crate::model::{KeyType, TlsHost};
 
+/// Secrets of a server name of which no certificate is known now, at most: a gateway may have a last good form of each.
+const MAX_CERTIFICATES: usize = 100;
+
 /// Builds a server name from the claims of its Ingresses, which must be in order of precedence. `ruled`: some Ingress has a
 /// rule for exactly this host.
 ///
@@ -51,7 +54,9 @@ pub fn build(host: &HostPattern, claims: &[&Arc<Claims>], store: &Store, ruled: 
                 && owner.ingress.namespace == claims.ingress.namespace
                 && (adds_type || is_bad)
         };
-        if keep {
+        if keep && certificate.is_none() && chosen.certificates.len() >= MAX_CERTIFICATES {
+            diagnostics.push(too_many(host, claims, &claim.field, secret));
+        } else if keep {
             types.extend(certificate.map(|certificate| certificate.key_type));
             chosen.certificates.push(secret.clone());
         } else if claims.ingress != owner.ingress && claim.rank != TlsRank::OwnName {
@@ -59,6 +64,14 @@ pub fn build(host: &HostPattern, claims: &[&Arc<Claims>], store: &Store, ruled: 
         }
     }
     (chosen, diagnostics)
+}
+
+fn too_many(host: &HostPattern, claims: &Claims, field: &Arc<str>, secret: &ObjectKey) -> Diagnostic {
+    let object = ObjectRef::new(Kind::Ingress, &claims.ingress);
+    let message = format!(
+        "{host} has {MAX_CERTIFICATES} Secrets without a usable certificate already; Secret {secret} is not looked at for it until it has one"
+    );
+    Diagnostic::new(object, DiagnosticReason::CertificateConflict, format!("{field}.secretName"), message)
 }
 
 fn mismatch(host: &HostPattern, claims: &Claims, field: &Arc<str>, secret: &ObjectKey) -> Diagnostic {

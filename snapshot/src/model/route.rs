@@ -130,6 +130,21 @@ pub struct Route {
 }
 
 impl Route {
+    /// Bytes of the route as it is sent to gateways, by estimate. Costs nothing.
+    pub fn bytes(&self) -> usize {
+        let key = |key: &ObjectKey| key.namespace.len() + key.name.len();
+        let target = match &self.target {
+            Target::Backend(backend) => key(&backend.service) + 16,
+            Target::Content(content) => key(content),
+            Target::Refused(_) => 0,
+        };
+        let host = match &self.host {
+            HostPattern::Any => 0,
+            HostPattern::Exact(name) | HostPattern::Wildcard(name) => name.len(),
+        };
+        200 + self.ingress.as_ref().map_or(0, key) + self.class.len() + host + self.path.len() + target
+    }
+
     /// The text that identifies what is matched: for prefixes without a trailing slash (`/foo/` means `/foo`).
     pub fn match_path(&self) -> &str {
         match_path(&self.path, self.path_type)

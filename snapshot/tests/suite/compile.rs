@@ -561,6 +561,91 @@ fn what_others_lose_is_remembered_up_to_a_limit() {
     }
 }
 
+/// An Ingress of these paths of `a.test`.
+fn paths(name: &str, paths: impl Iterator<Item = String>) -> String {
+    let path = |path: String| {
+        format!("{{path: '{path}', pathType: Exact, backend: {{service: {{name: s, port: {{number: 80}}}}}}}}")
+    };
+    let paths: Vec<String> = paths.map(path).collect();
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: {name}, namespace: n}}\nspec: {{rules: [{{host: a.test, http: {{paths: [{}]}}}}]}}\n",
+        paths.join(", ")
+    )
+}
+
+/// A host that does not fit into a frame of the stream would keep everything from every gateway.
+#[test]
+fn a_host_has_so_many_paths_and_no_more() {
+    let long = |number: usize| format!("/{number}/{}", "x".repeat(8000));
+    let objects =
+        joined(&[&paths("first", (0..2_500).map(long)), &paths("second", std::iter::once("/short".to_owned()))]);
+    let world = world(Settings::default(), &objects);
+    let host = &world.snapshot().hosts[&"a.test".parse().unwrap()];
+    let bytes = serde_json::to_string(host).unwrap().len();
+    assert!(
+        host.routes.len() < 2_500 && bytes > 7 << 20 && bytes < 9 << 20,
+        "{} routes, {bytes} bytes",
+        host.routes.len()
+    );
+    // `second` sorts last, so it comes first.
+    assert!(host.routes.iter().any(|route| *route.path == *"/short"));
+    let full = |reason: &String| reason == "Ingress n/first HostFull";
+    assert_eq!(reasons(&world).iter().filter(|reason| full(reason)).count(), 100, "the first of them are said");
+}
+
+#[test]
+fn a_path_that_no_client_asks_for_is_skipped() {
+    let of = |length: usize| format!("/{}", "x".repeat(length - 1));
+    let world = world(Settings::default(), &paths("i", [8192, 8193].map(of).into_iter()));
+    assert_eq!(world.snapshot().hosts[&"a.test".parse().unwrap()].routes.len(), 1);
+    let wrong: Vec<_> =
+        world.diagnostics().into_iter().filter(|wrong| wrong.reason.as_str() == "InvalidPath").collect();
+    assert_eq!(wrong.len(), 1);
+    assert!(
+        wrong[0].message.contains("longer than 8192 bytes") && wrong[0].message.len() < 400,
+        "{}",
+        wrong[0].message
+    );
+}
+
+#[test]
+fn a_backend_has_so_many_endpoints_and_no_more() {
+    let slice = |number: usize| {
+        let endpoints: Vec<String> =
+            (0..250).map(|last| format!("{{addresses: [10.{}.{}.{last}]}}", number / 256, number % 256)).collect();
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\nmetadata: {{name: s{number}, namespace: n, labels: {{kubernetes.io/service-name: s}}}}\nports: [{{name: http, port: 80}}]\nendpoints: [{}]\n",
+            endpoints.join(", ")
+        )
+    };
+    let slices: Vec<String> = (0..100).map(slice).collect();
+    let service =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: n}\nspec: {ports: [{name: http, port: 80}]}\n";
+    let objects =
+        joined(&[service, &tls_ingress("i", "[]"), &joined(&slices.iter().map(String::as_str).collect::<Vec<_>>())]);
+    let world = world(Settings::default(), &objects);
+    let backend = world.snapshot().backends[&"n/s:80".parse().unwrap()].value().unwrap();
+    assert_eq!(backend.endpoints.len(), 20_000);
+}
+
+/// A hundred of one kind hide none of another.
+#[test]
+fn what_is_wrong_a_thousand_times_is_said_a_hundred_times() {
+    let many = paths("i", (0..150).map(|number| format!("/{number}")))
+        .replace("spec: {rules", "spec: {tls: [{hosts: [a.test], secretName: none}], rules");
+    let all = reasons(&world(Settings::default(), &many));
+    let count = |reason: &str| all.iter().filter(|line| line.ends_with(reason)).count();
+    assert_eq!((count("ServiceNotFound"), count("SecretNotFound")), (100, 1), "{all:?}");
+}
+
+#[test]
+fn a_server_name_has_so_many_secrets_and_no_more() {
+    let entries: Vec<String> = (0..120).map(|n| format!("{{hosts: [a.test], secretName: s{n}}}")).collect();
+    let world = world(Settings::default(), &tls_ingress("i", &format!("[{}]", entries.join(", "))));
+    assert_eq!(world.snapshot().tls_hosts[&"a.test".parse().unwrap()].certificates.len(), 100);
+    assert!(reasons(&world).contains(&"Ingress n/i CertificateConflict".to_owned()), "{:?}", reasons(&world));
+}
+
 #[test]
 fn refused_endpoints_are_said_up_to_a_limit() {
     let endpoints: Vec<String> = (1..=40).map(|n| format!("{{addresses: [127.0.0.{n}]}}")).collect();

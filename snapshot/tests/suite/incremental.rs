@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sluicegate_snapshot::compile::Access;
+use sluicegate_snapshot::compile::{Access, Whose};
 use sluicegate_snapshot::facts::{record_of, records};
 use sluicegate_snapshot::model::Certificate;
 use sluicegate_snapshot::replica::Replica;
@@ -278,12 +278,12 @@ proptest! {
         for (index, edits) in script.chunks(batch).enumerate() {
             let outcome = world.apply(edits.to_vec());
             owners.extend(outcome.owners);
-            owners.retain(|_, owner| owner.is_some());
+            owners.retain(|_, owner| *owner != Whose::Nobody);
             table = table.apply(&replica.apply(&outcome.delta), &mut Unbound);
             let done = (index * batch + edits.len()).min(script.len());
             let mut full = World::new(settings.clone());
             let mut owners_of_full = full.apply(remaining(&script[..done])).owners;
-            owners_of_full.retain(|_, owner| owner.is_some());
+            owners_of_full.retain(|_, owner| *owner != Whose::Nobody);
             prop_assert_eq!(&owners, &owners_of_full);
             prop_assert_eq!(content(&world), content(&full));
             prop_assert_eq!(world.diagnostics(), full.diagnostics());
