@@ -168,7 +168,11 @@ impl Book {
         let Some(record) = self.records.get_mut(key) else { return };
         let (owners, version) = match found {
             // The answer to a write may have come before this event of the watch.
-            Some((_, version)) if !is_certain && record.version.is_some_and(|known| known > version) => return,
+            Some((_, version))
+                if !is_certain && !record.is_past && record.version.is_some_and(|known| known > version) =>
+            {
+                return;
+            }
             Some((owners, version)) => (owners.clone(), Some(version)),
             None => (Owners::new(), None),
         };
@@ -183,7 +187,6 @@ impl Book {
     pub fn restart(&mut self) {
         for record in self.records.values_mut() {
             record.is_past = record.version.is_some();
-            record.version = record.version.map(|_| 0);
         }
     }
 

@@ -159,9 +159,16 @@ fn victim(shop: &Pod, private: &Pod, class: &str) -> String {
     };
     let plain =
         [rule("plain.test", "/", "Prefix"), rule("*.wild.test", "/", "Prefix"), rule("api.test", "/v1", "Prefix")];
+    // The victim resolves a name of its own that mallory has an alias of.
+    let named = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: named, namespace: {VICTIM}}}\nspec: {{type: ExternalName, externalName: private.attacks-victim.svc.cluster.local}}\n"
+    );
+    let to_name = rule("named.test", "/", "Prefix")
+        .replace("name: shop, port: {number: 80}", "name: named, port: {number: 8080}");
     let ingresses = [
         ingress("shop", "{hosts: [shop.test], secretName: shop-tls}", &[rule("shop.test", "/", "Prefix")]),
         ingress("plain", "", &plain),
+        ingress("named", "", &[to_name]),
     ];
     let files = format!(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: private, namespace: {VICTIM}, labels: {{sluicegate.dev/publish: 'true'}}}}\ndata: {{secret.txt: secret}}\n"
@@ -169,7 +176,7 @@ fn victim(shop: &Pod, private: &Pod, class: &str) -> String {
     let secret = pki::ecdsa(&["shop.test", "*.shop.test"])
         .secret("shop-tls")
         .replace("{name: shop-tls}", &format!("{{name: shop-tls, namespace: {VICTIM}}}"));
-    [service("shop", shop), service("private", private), files, secret, ingresses.join("---\n")].join("---\n")
+    [service("shop", shop), service("private", private), named, files, secret, ingresses.join("---\n")].join("---\n")
 }
 
 impl Field {
@@ -242,6 +249,7 @@ impl Field {
         for (host, path) in [("plain.test", "/"), ("any.wild.test", "/"), ("api.test", "/v1")] {
             gateway.answers(host, path, crate::harness::Answer::Pod("shop".to_owned()));
         }
+        gateway.answers("named.test", "/", crate::harness::Answer::Pod("private".to_owned()));
         let (answer, names) = get(gateway, "https://shop.test/");
         assert_eq!(
             (shown(&answer), names),

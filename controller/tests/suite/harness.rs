@@ -293,6 +293,11 @@ impl Pod {
     }
 }
 
+/// Namespace and name of the controller's service account.
+fn account() -> (&'static str, &'static str) {
+    bed::CONTROLLER.trim_start_matches("system:serviceaccount:").split_once(':').unwrap()
+}
+
 /// A test's part of a cluster.
 pub struct Cluster {
     pub api: Api,
@@ -327,8 +332,7 @@ impl Cluster {
 
     /// Lets the controller of the class record whose hosts are, as the shipped Role does for one without a class.
     fn grant_records(&self) {
-        let (_, account) = bed::CONTROLLER.split_once("serviceaccount:").unwrap();
-        let (namespace, account) = account.split_once(':').unwrap();
+        let (namespace, account) = account();
         let name = format!("sluicegate-controller-{}-hosts", self.class);
         let names = records(&ObjectKey::new(namespace, name.as_str()));
         let names: Vec<&str> = names.iter().map(|key| &*key.name).collect();
@@ -348,8 +352,7 @@ impl Cluster {
 
     /// Lets the controller read Secrets and ConfigMaps of a namespace, as the diagnostic says.
     pub fn grant(&self, namespace: &str) {
-        let (_, account) = bed::CONTROLLER.split_once("serviceaccount:").unwrap();
-        let (account_namespace, account) = account.split_once(':').unwrap();
+        let (account_namespace, account) = account();
         let binding = json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
             "metadata": {"name": "sluicegate", "namespace": namespace},

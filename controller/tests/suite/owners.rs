@@ -44,9 +44,9 @@ impl Scene {
         self.cluster.api.create(&self.in_young(&self.cluster.host("young", &self.host, "web")));
     }
 
-    /// The older Ingress claims the younger one's host as well.
-    fn edit_old(&self) {
-        let rules = rule(&self.host, "web");
+    /// The older Ingress claims a host of the younger one's namespace.
+    fn edit_old(&self, host: &str) {
+        let rules = rule(host, "web");
         let patch: serde_json::Value = serde_saphyr::from_str(&format!("spec: {{{rules}}}")).unwrap();
         self.cluster.api.merge(&self.cluster.path("Ingress", "old"), &patch);
     }
@@ -71,7 +71,7 @@ fn a_record_outlives_edits_and_restarts() {
     let (controller, gateway) = scene.cluster.start(json!({}));
     gateway.answers(&scene.host, "/", young);
     scene.await_record();
-    scene.edit_old();
+    scene.edit_old(&scene.host);
     scene.await_refusal(&controller);
     gateway.answers(&scene.host, "/", young);
     // One that knows nothing but what is recorded.
@@ -91,7 +91,7 @@ fn a_host_is_given_away_by_editing_its_record() {
     let [old, young] = &scene.pods;
     let (controller, gateway) = scene.cluster.start(json!({}));
     scene.await_record();
-    scene.edit_old();
+    scene.edit_old(&scene.host);
     scene.await_refusal(&controller);
     gateway.answers(&scene.host, "/", young);
     let record = scene.cluster.record_of(&scene.host);
@@ -109,7 +109,7 @@ fn who_makes_an_ingress_anew_keeps_its_hosts() {
     let [_, young] = &scene.pods;
     let (controller, gateway) = scene.cluster.start(json!({}));
     scene.await_record();
-    scene.edit_old();
+    scene.edit_old(&scene.host);
     scene.await_refusal(&controller);
     scene.cluster.api.delete(&crate::api::path("Ingress", &scene.young, "young"));
     // Meanwhile it is nobody's: who waits for a host must not have a moment in which to prove that it is his.
@@ -148,8 +148,6 @@ fn without_rights_the_age_decides_and_that_is_said() {
         let trouble = controller.page("/diagnostics").json()["trouble"].to_string();
         (trouble.contains("records whose hosts are") && trouble.contains("403")).then_some(())
     });
-    let rules = rule(&more, "web");
-    let patch: serde_json::Value = serde_saphyr::from_str(&format!("spec: {{{rules}}}")).unwrap();
-    scene.cluster.api.merge(&scene.cluster.path("Ingress", "old"), &patch);
+    scene.edit_old(&more);
     gateway.answers(&more, "/", old);
 }

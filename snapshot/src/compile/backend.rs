@@ -95,7 +95,7 @@ fn from_annotation(annotated: &AnnotatedEndpoints, port_name: &str) -> Backend {
 
 /// Endpoints of a backend, at most; the first by address. A backend is sent as a whole, and one that does not fit into a frame would keep
 /// everything from every gateway.
-const MAX_ENDPOINTS: usize = 20_000;
+pub const MAX_ENDPOINTS: usize = 20_000;
 
 /// All slices of the Service; the slice's port of the same name gives the port number.
 fn from_slices(key: &BackendKey, port_name: &Arc<str>, store: &Store, reach: Option<&Reach>) -> Backend {

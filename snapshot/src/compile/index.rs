@@ -30,15 +30,15 @@ impl World {
     pub(super) fn recompute_claims(&mut self, key: &ObjectKey, dirty: &mut Dirty, diagnosed: &mut BTreeSet<ObjectRef>) {
         let facts = self.store.ingresses.get(key).cloned();
         self.index_class(key, facts.as_deref().map(ClassRef::of));
-        let (new, mut diagnostics) = match &facts {
+        let (mut new, mut diagnostics) = match &facts {
             Some(facts) => {
                 let membership = self.classes.membership(&ClassRef::of(facts), &self.settings);
                 Claims::of(facts, &membership, &self.store)
             }
             None => (None, Vec::new()),
         };
-        if let Some(new) = &new {
-            diagnostics.extend(new.diagnostics.iter().cloned());
+        if let Some(new) = &mut new {
+            diagnostics.append(&mut new.diagnostics);
         }
         self.diagnose(Origin::Claims(key.clone()), diagnostics, diagnosed);
         dirty.references.insert(key.clone());

@@ -185,9 +185,21 @@ impl World {
         claims.into_iter().partition(|claims| self.may_have(title, host, &claims.ingress.namespace))
     }
 
+    /// An entry without routes for a host that is kept for who is away: else a wildcard above it or a catch-all of somebody else would
+    /// have it meanwhile.
+    pub(super) fn keep(title: &Title, host: &HostPattern) -> Option<VirtualHost> {
+        match (title, host) {
+            (_, HostPattern::Any) => None,
+            (Title::Reserved(_, pattern), _) if pattern == host => {
+                Some(VirtualHost { owner: Self::owner(title, host), ..VirtualHost::default() })
+            }
+            _ => None,
+        }
+    }
+
     /// An entry without certificates for a host whose wildcard has those of somebody who may not have the host.
     pub(super) fn shield(&self, title: &Title, host: &HostPattern) -> Option<TlsHost> {
-        if !self.by_host.contains(host) {
+        if !self.by_host.contains(host) && Self::keep(title, host).is_none() {
             return None;
         }
         let certificates = self.above.get(&above(host)?)?.certificates.as_ref()?;
@@ -227,7 +239,11 @@ impl World {
         dirty.globals |= dirty.hosts.contains(&HostPattern::Any) || dirty.tls_hosts.contains(&HostPattern::Any);
         // Rules and certificates of a host have one owner, whom either may name.
         let hosts: BTreeSet<HostPattern> = dirty.hosts.union(&dirty.tls_hosts).cloned().collect();
-        dirty.hosts.extend(hosts.iter().filter(|host| self.by_host.contains(host)).cloned());
+        let may_have_entry = |host: &&HostPattern| {
+            // Also without a rule: one that is kept, or was.
+            self.by_host.contains(host) || self.recorded(host).is_some() || self.snapshot.hosts.contains_key(*host)
+        };
+        dirty.hosts.extend(hosts.iter().filter(may_have_entry).cloned());
         dirty.tls_hosts.extend(hosts);
         dirty.tls_hosts.remove(&HostPattern::Any);
         if dirty.globals && self.by_host.contains(&HostPattern::Any) {
@@ -259,7 +275,8 @@ impl World {
                 Whose::Namespace(ingress.namespace)
             }
             Title::Reserved(_, pattern) if pattern == *host => {
-                let is_awaited = matches!(host, HostPattern::Wildcard(_)) || claiming.next().is_some();
+                let by_wildcard = || above(host).and_then(|above| self.holder_below(&above)).is_some();
+                let is_awaited = matches!(host, HostPattern::Wildcard(_)) || claiming.next().is_some() || by_wildcard();
                 if is_awaited { Whose::Disputed } else { Whose::Nobody }
             }
             _ => Whose::Nobody,
@@ -280,7 +297,7 @@ impl World {
         }
     }
 
-    /// Hosts that somebody claims below these names. Looks at all hosts once: a wildcard rarely changes hands.
+    /// Hosts that somebody claims, or that are recorded, below these names. Looks at all hosts once: a wildcard rarely changes hands.
     fn mark_below(&self, suffixes: &BTreeSet<Arc<str>>, dirty: &mut Dirty) {
         let is_below = |host: &&HostPattern| match host {
             HostPattern::Exact(name) => parent_of(name).is_some_and(|parent| suffixes.contains(parent)),
@@ -288,6 +305,8 @@ impl World {
         };
         dirty.hosts.extend(self.by_host.keys_from(&HostPattern::Any).filter(is_below).cloned());
         dirty.tls_hosts.extend(self.by_tls_host.keys_from(&HostPattern::Any).filter(is_below).cloned());
+        let recorded = self.store.host_owners.values().flat_map(|record| record.owners.keys());
+        dirty.tls_hosts.extend(recorded.filter(is_below).cloned());
     }
 }
 

@@ -1,5 +1,6 @@
 //! What an Ingress names and does not get: Services, ports, endpoints, ConfigMaps, Secrets.
 
+use super::backend::MAX_ENDPOINTS;
 use super::claims::{Claims, Reference};
 use super::expiry;
 use super::store::Store;
@@ -56,11 +57,15 @@ pub fn diagnose_settings(settings: &Settings, store: &Store, snapshot: &Snapshot
 }
 
 /// What is wrong with a backend, as far as those who name it are told.
-pub fn trouble(backend: &Resource<Backend>) -> (Option<Unavailable>, Option<DiagnosticReason>) {
+pub fn trouble(backend: &Resource<Backend>) -> (Option<Unavailable>, Option<DiagnosticReason>, bool) {
     match backend {
-        Resource::Valid(backend) => (backend.unavailable, None),
-        Resource::Invalid(invalid) => (None, Some(invalid.reason)),
+        Resource::Valid(backend) => (backend.unavailable, None, is_full(backend)),
+        Resource::Invalid(invalid) => (None, Some(invalid.reason), false),
     }
+}
+
+fn is_full(backend: &Backend) -> bool {
+    backend.endpoints.len() >= MAX_ENDPOINTS
 }
 
 fn backend(key: &BackendKey, snapshot: &Snapshot) -> Option<(DiagnosticReason, String)> {
@@ -69,6 +74,12 @@ fn backend(key: &BackendKey, snapshot: &Snapshot) -> Option<(DiagnosticReason, S
         Resource::Invalid(invalid) => {
             (invalid.reason, format!("Service {service} cannot be used as it is; what worked before stays in force"))
         }
+        Resource::Valid(backend) if is_full(backend) => (
+            DiagnosticReason::EndpointInvalid,
+            format!(
+                "Service {service} has {MAX_ENDPOINTS} endpoints or more, of which the first {MAX_ENDPOINTS} by address are used"
+            ),
+        ),
         Resource::Valid(backend) => match backend.unavailable? {
             Unavailable::ServiceNotFound => (
                 DiagnosticReason::ServiceNotFound,

@@ -57,7 +57,7 @@ impl World {
         let title = self.title(host);
         let (claims, refused) = self.divide(&title, host, self.ranked(self.by_host.of(host)));
         let (mut new, mut diagnostics) = match claims.is_empty() {
-            true => (None, Vec::new()),
+            true => (Self::keep(&title, host), Vec::new()),
             false => {
                 let (mut built, diagnostics) = host::build(host, &claims);
                 built.owner = Self::owner(&title, host);

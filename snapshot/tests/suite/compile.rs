@@ -626,6 +626,7 @@ fn a_backend_has_so_many_endpoints_and_no_more() {
     let world = world(Settings::default(), &objects);
     let backend = world.snapshot().backends[&"n/s:80".parse().unwrap()].value().unwrap();
     assert_eq!(backend.endpoints.len(), 20_000);
+    assert!(reasons(&world).contains(&"Ingress n/i EndpointInvalid".to_owned()), "{:?}", reasons(&world));
 }
 
 /// A hundred of one kind hide none of another.
