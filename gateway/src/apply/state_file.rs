@@ -219,17 +219,17 @@ impl Writer {
     /// The file first: between the two writes it is newer than its counter, which is no harm.
     fn write(&mut self, replica: &Replica) -> io::Result<()> {
         let counter = self.counter + 1;
-        write(&self.path, &state_format::encode(replica, counter, self.key.as_ref())?)?;
+        write(&self.path, |file| state_format::encode(replica, counter, self.key.as_ref(), file))?;
         self.counter = counter;
-        write(&self.path.with_file_name(COUNTER), format!("{counter}\n").as_bytes())
+        write(&self.path.with_file_name(COUNTER), |file| writeln!(file, "{counter}"))
     }
 }
 
 /// Writes beside the file and renames: a reader sees the old state or the new one.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write(path: &Path, what: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(bytes)?;
+    what(&mut file)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     match path.parent() {

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 
 use openssl::hash::MessageDigest;
-use openssl::pkey::PKey;
+use openssl::pkey::{PKey, Private};
 use openssl::rand::rand_bytes;
 use openssl::sign::Signer;
 use openssl::symm::{Cipher, decrypt_aead, encrypt_aead};
@@ -37,7 +38,7 @@ const TAG: usize = 16;
 #[derive(Clone)]
 pub struct StateKey {
     encryption: Arc<[u8; 32]>,
-    authentication: Arc<[u8; 32]>,
+    authentication: PKey<Private>,
 }
 
 impl fmt::Debug for StateKey {
@@ -67,8 +68,8 @@ impl StateKey {
     /// Two keys for two purposes: HMAC as a pseudo-random function (NIST SP 800-108).
     fn of(bytes: &[u8]) -> Result<Self, openssl::error::ErrorStack> {
         Ok(StateKey {
-            encryption: Arc::new(hmac(bytes, &[b"sluicegate state file: encryption of keys"])?),
-            authentication: Arc::new(hmac(bytes, &[b"sluicegate state file: authentication"])?),
+            encryption: Arc::new(hmac(bytes, b"sluicegate state file: encryption of keys")?),
+            authentication: PKey::hmac(&hmac(bytes, b"sluicegate state file: authentication")?)?,
         })
     }
 
@@ -91,14 +92,10 @@ impl StateKey {
     }
 }
 
-fn hmac(key: &[u8], parts: &[&[u8]]) -> Result<[u8; 32], openssl::error::ErrorStack> {
+fn hmac(key: &[u8], text: &[u8]) -> Result<[u8; 32], openssl::error::ErrorStack> {
     let key = PKey::hmac(key)?;
-    let mut signer = Signer::new(MessageDigest::sha256(), &key)?;
-    for part in parts {
-        signer.update(part)?;
-    }
     let mut code = [0; 32];
-    signer.sign(&mut code)?;
+    Signer::new(MessageDigest::sha256(), &key)?.sign_oneshot(&mut code, text)?;
     Ok(code)
 }
 
@@ -120,11 +117,12 @@ pub struct State {
     pub counter: u64,
 }
 
-/// The file's bytes.
+/// Writes the file, from where `out` stands. What is held meanwhile does not grow with the replica: the first line is written last, over
+/// one of the same length.
 ///
 /// # Errors
-/// What is no JSON, which model types never are.
-pub fn encode(replica: &Replica, counter: u64, key: Option<&StateKey>) -> std::io::Result<Vec<u8>> {
+/// `out` does not take it.
+pub fn encode(replica: &Replica, counter: u64, key: Option<&StateKey>, mut out: impl Write + Seek) -> io::Result<()> {
     let keys = key.map(|key| {
         let seal = |(fingerprint, der): (&str, &[u8])| Some((fingerprint.to_owned(), key.seal(fingerprint, der)?));
         replica.private_keys().filter_map(seal).collect()
@@ -135,12 +133,36 @@ pub fn encode(replica: &Replica, counter: u64, key: Option<&StateKey>) -> std::i
         #[serde(skip_serializing_if = "BTreeMap::is_empty")]
         keys: BTreeMap<String, String>,
     }
-    let body = serde_json::to_vec(&BodyRef { replica, keys: keys.unwrap_or_default() })?;
     let seal = if key.is_some() { "sealed" } else { "plain" };
-    let digest = digest(counter, &body, key).map_err(std::io::Error::other)?;
-    let mut bytes = format!("{MAGIC} {FORMAT} {counter} {seal} {digest}\n").into_bytes();
-    bytes.extend(body);
-    Ok(bytes)
+    let head = |digest: &str| format!("{MAGIC} {FORMAT} {counter} {seal} {digest}\n");
+    let start = out.stream_position()?;
+    out.write_all(head(&"0".repeat(DIGEST)).as_bytes())?;
+    let mut body = BufWriter::new(Digesting { out, digest: Checksum::new(counter, key)? });
+    serde_json::to_writer(&mut body, &BodyRef { replica, keys: keys.unwrap_or_default() })?;
+    let Digesting { mut out, digest } = body.into_inner().map_err(io::IntoInnerError::into_error)?;
+    let end = out.stream_position()?;
+    out.seek(SeekFrom::Start(start))?;
+    out.write_all(head(&digest.finish()?).as_bytes())?;
+    out.seek(SeekFrom::Start(end))?;
+    Ok(())
+}
+
+/// Passes on what is written, and digests it.
+struct Digesting<'k, W: Write> {
+    out: W,
+    digest: Checksum<'k>,
+}
+
+impl<W: Write> Write for Digesting<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write_all(bytes)?;
+        self.digest.update(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// Reads a file's bytes.
@@ -173,7 +195,8 @@ pub fn decode(bytes: &[u8], key: Option<&StateKey>) -> Result<State, String> {
         _ => return Err(foreign()),
     };
     let body = &bytes[end + 1..];
-    let digest = digest(counter, body, key)?;
+    let mut checksum = Checksum::new(counter, key).map_err(|error| error.to_string())?;
+    let digest = checksum.update(body).and_then(|()| checksum.finish()).map_err(|error| error.to_string())?;
     if said.len() != digest.len() || !openssl::memcmp::eq(digest.as_bytes(), said.as_bytes()) {
         return Err("is truncated, was changed, or is of another stateKey (its checksum differs); it is rebuilt from the source".to_owned());
     }
@@ -185,14 +208,40 @@ pub fn decode(bytes: &[u8], key: Option<&StateKey>) -> Result<State, String> {
     Ok(State { replica, counter })
 }
 
-/// The checksum that the first line has.
-fn digest(counter: u64, body: &[u8], key: Option<&StateKey>) -> Result<String, String> {
-    let counter = counter.to_be_bytes();
-    let digest = match key {
-        Some(key) => hmac(&key.authentication[..], &[&counter, body]).map_err(|error| error.to_string())?.to_vec(),
-        None => Sha256::new().chain_update(counter).chain_update(body).finalize().to_vec(),
-    };
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+/// Hexadecimal digits of the checksum.
+const DIGEST: usize = 64;
+
+/// The checksum that the first line has, of the counter and the body.
+enum Checksum<'k> {
+    Plain(Sha256),
+    Sealed(Signer<'k>),
+}
+
+impl<'k> Checksum<'k> {
+    fn new(counter: u64, key: Option<&'k StateKey>) -> io::Result<Self> {
+        let mut checksum = match key {
+            Some(key) => Checksum::Sealed(Signer::new(MessageDigest::sha256(), &key.authentication)?),
+            None => Checksum::Plain(Sha256::new()),
+        };
+        checksum.update(&counter.to_be_bytes())?;
+        Ok(checksum)
+    }
+
+    fn update(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Checksum::Plain(digest) => digest.update(bytes),
+            Checksum::Sealed(signer) => signer.update(bytes)?,
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> io::Result<String> {
+        let digest = match self {
+            Checksum::Plain(digest) => digest.finalize().to_vec(),
+            Checksum::Sealed(signer) => signer.sign_to_vec()?,
+        };
+        Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
 }
 
 #[cfg(test)]
@@ -223,6 +272,12 @@ mod tests {
         let mut replica = Replica::default();
         replica.apply(&delta);
         replica
+    }
+
+    fn encode(replica: &Replica, counter: u64, key: Option<&StateKey>) -> io::Result<Vec<u8>> {
+        let mut file = io::Cursor::new(Vec::new());
+        super::encode(replica, counter, key, &mut file)?;
+        Ok(file.into_inner())
     }
 
     fn key(byte: u8) -> StateKey {
