@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, setpriority_process};
 use serde_json::{Value, json};
 use sluicegate_snapshot::ObjectKey;
 use sluicegate_snapshot::facts::{record_of, records};
@@ -126,6 +127,16 @@ impl Controller {
         self
     }
 
+    /// Has it run on what others leave of the CPUs: it stands for one on another machine.
+    pub fn yields(self) -> Controller {
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.program.process.id())).unwrap() {
+            let id = thread.unwrap().file_name().to_str().unwrap().parse().unwrap();
+            // A thread that has ended meanwhile needs nothing.
+            let _ = setpriority_process(Pid::from_raw(id), LOWEST_PRIORITY);
+        }
+        self
+    }
+
     /// A page of its admin listener.
     pub fn page(&self, target: &str) -> Response {
         client::get(self.admin, "admin", target)
@@ -154,6 +165,9 @@ impl Controller {
         page["diagnostics"].as_array().unwrap().iter().map(line).collect()
     }
 }
+
+/// The lowest priority of a thread (setpriority(2)).
+pub const LOWEST_PRIORITY: i32 = 19;
 
 /// The value of a line of a metrics page, found by the line's start.
 pub fn metric(page: &str, name: &str) -> Option<f64> {

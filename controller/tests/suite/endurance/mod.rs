@@ -54,7 +54,7 @@ fn many_changes_under_load() {
     let targets = changes.targets();
     let config =
         json!({"watchWithoutClass": true, "publish": format!("127.0.0.1:{}", sluicegate_testbed::free_port())});
-    let mut controller = Controller::start(server.kubeconfig(), config.clone()).ready();
+    let mut controller = Controller::start(server.kubeconfig(), config.clone()).ready().yields();
     let state = tempfile::tempdir().unwrap();
     let gateway = Gateway::start(&[controller.publish], json!({"stateDir": state.path()})).ready();
     let memory = || resident(gateway.program.process.id());
@@ -73,7 +73,7 @@ fn many_changes_under_load() {
             changes.go_on(&server, Duration::from_secs(seconds) / 15);
             // Its port has to be free before the next one comes.
             controller.program.process.kill();
-            controller = Controller::start(server.kubeconfig(), config.clone());
+            controller = Controller::start(server.kubeconfig(), config.clone()).yields();
         }
         changes.go_on(&server, Duration::from_secs(seconds) / 15);
     });

@@ -14,12 +14,14 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustix::process::setpriority_process;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
 pub use store::{Id, Store};
 
+use crate::harness::LOWEST_PRIORITY;
 use crate::network;
 
 /// What goes wrong now.
@@ -98,6 +100,8 @@ impl Scripted {
         });
         let served = shared.clone();
         std::thread::spawn(move || {
+            // It stands for one on another machine, and takes what others leave of the CPUs.
+            let _ = setpriority_process(None, LOWEST_PRIORITY);
             runtime.block_on(async {
                 tokio::select! {
                     () = serve(listener, served) => {}
