@@ -58,6 +58,12 @@ reasons! {
     ClientTimeout = 408 "The request took too long to arrive.",
     /// The client went away.
     ClientClosed = 0 "The client closed the connection.",
+    /// The target is longer than it may be.
+    TargetTooLong = 414 "The target of the request is too long.",
+    /// The request expects something else than `100-continue`.
+    ExpectationFailed = 417 "The request expects what cannot be met.",
+    /// The head is larger than it may be, or has too many fields.
+    HeadTooLarge = 431 "The header fields of the request are too large.",
     /// Something in the gateway failed.
     InternalError = 500 "Internal error.",
     /// No endpoint could be connected to.

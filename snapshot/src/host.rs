@@ -52,13 +52,19 @@ impl std::fmt::Debug for RequestHost {
     }
 }
 
+/// A port may be empty (RFC 3986, 3.2.3), and is at most 65535.
+fn is_port(raw: &[u8]) -> bool {
+    let digits = std::str::from_utf8(raw).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.is_some_and(|text| text.is_empty() || text.parse::<u16>().is_ok())
+}
+
 fn ipv6_literal(raw: &[u8]) -> Result<&[u8], HostError> {
     let end = raw.iter().position(|b| *b == b']').ok_or(HostError)?;
     let inside = std::str::from_utf8(&raw[1..end]).map_err(|_| HostError)?;
     inside.parse::<std::net::Ipv6Addr>().map_err(|_| HostError)?;
     match &raw[end + 1..] {
         [] => {}
-        [b':', port @ ..] if port.iter().all(u8::is_ascii_digit) => {}
+        [b':', port @ ..] if is_port(port) => {}
         _ => return Err(HostError),
     }
     Ok(&raw[..=end])
@@ -66,7 +72,7 @@ fn ipv6_literal(raw: &[u8]) -> Result<&[u8], HostError> {
 
 fn reg_name(raw: &[u8]) -> Result<&[u8], HostError> {
     let host = match raw.iter().position(|b| *b == b':') {
-        Some(colon) if raw[colon + 1..].iter().all(u8::is_ascii_digit) => &raw[..colon],
+        Some(colon) if is_port(&raw[colon + 1..]) => &raw[..colon],
         Some(_) => return Err(HostError),
         None => raw,
     };

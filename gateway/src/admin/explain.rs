@@ -171,8 +171,8 @@ pub fn explain(table: &Table, settings: &Settings, question: &Question) -> Expla
     };
     let canonical = match canonical::canonicalise(&head) {
         Ok(canonical) => canonical,
-        Err(reason) => {
-            (answer.reason, answer.status) = (reason.as_str(), Some(reason.status()));
+        Err(refused) => {
+            (answer.reason, answer.status) = (refused.reason.as_str(), Some(refused.reason.status()));
             return answer;
         }
     };

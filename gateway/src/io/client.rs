@@ -17,9 +17,10 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::head_watch::HeadWatch;
+use super::http1::lending::Lending;
 use crate::observe::Cells;
-use crate::phase::{Connection, Reason};
+use crate::phase::Connection;
+use crate::phase::canonical::Refused;
 
 /// Facts of a connection, for the lane. They travel with the engine's connection digest, on HTTP/1 and HTTP/2 alike.
 #[derive(Debug)]
@@ -28,8 +29,8 @@ pub struct ClientInfo {
     pub connection: Connection,
     /// `serverHeader`, for answers that no lane makes.
     pub server_header: Option<HeaderValue>,
-    /// Watch over the raw request line.
-    pub watch: HeadWatch,
+    /// The request that is lent to the engine, on HTTP/1.
+    pub lending: Lending,
     /// Set where a request was refused before any phase ran.
     pub refusal: OnceLock<Refusal>,
 }
@@ -38,7 +39,7 @@ pub struct ClientInfo {
 #[derive(Debug)]
 pub struct Refusal {
     /// Why.
-    pub reason: Reason,
+    pub refused: Refused,
     /// Id that the answer told.
     pub request_id: String,
 }
@@ -66,7 +67,7 @@ impl ClientStream {
         cells: Arc<Cells>,
     ) -> pingora::Result<Self> {
         let info =
-            Arc::new(ClientInfo { connection, server_header, watch: HeadWatch::default(), refusal: OnceLock::new() });
+            Arc::new(ClientInfo { connection, server_header, lending: Lending::default(), refusal: OnceLock::new() });
         let carrier = Box::new(ResponseHeader::build(200, Some(0))?);
         cells.opened(connection.scheme);
         Ok(ClientStream {

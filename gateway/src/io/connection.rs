@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::apps::{HttpServerApp, ReusedHttpStream};
+use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Accept, HttpSession as H2Session, default_h2_options, handshake};
 use pingora::protocols::tls::server::handshake_with_callback;
@@ -15,22 +15,18 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::client::{ClientInfo, ClientStream, Refusal, peer_ip};
-use super::http1_stream::Http1Stream;
+use super::client::{ClientInfo, ClientStream, peer_ip};
 use crate::lane::Gateway;
-use crate::observe::access_log::Line;
+use crate::observe::Cells;
 use crate::observe::cells::{Handshake, Rejection};
-use crate::observe::{Cells, RequestLabels};
 use crate::phase::address::is_trusted;
-use crate::phase::{Connection, Reason, Scheme, request_id, respond};
+use crate::phase::canonical::Refused;
+use crate::phase::{Connection, Reason, Scheme};
 use crate::shared::Shared;
 use crate::tls::{Acceptor, CertificateChoice};
 
 /// Malformed streams after which an HTTP/2 connection is closed.
 const MAX_MALFORMED_STREAMS: u32 = 32;
-
-/// First byte of a TLS record that holds a handshake (RFC 8446, 5.1).
-const TLS_HANDSHAKE: u8 = 22;
 
 /// How long a client that was told GOAWAY for being idle may take to close.
 const GOAWAY_LIMIT: Duration = Duration::from_secs(5);
@@ -98,11 +94,15 @@ impl Serve {
         Some(Connection { scheme, peer, port, https_port, trusted })
     }
 
-    async fn https(&self, mut client: ClientStream, info: &Arc<ClientInfo>) {
+    async fn https(&self, client: ClientStream, info: &Arc<ClientInfo>) {
         let limit = Duration::from_secs(self.shared.settings.timeouts.handshake.into());
-        match timeout(limit, self.refuse_plain(&mut client)).await {
-            Ok(false) => {}
-            Ok(true) => return,
+        match timeout(limit, first(&client)).await {
+            Ok(First::Tls) => {}
+            Ok(First::Gone) => return,
+            Ok(First::Plain) => {
+                let refused = Refused { reason: Reason::PlainOnTls, detail: "plain HTTP on the port for HTTPS" };
+                return self.refuse(Box::new(client), info, refused).await;
+            }
             Err(_) => return self.cells.handshake(Handshake::TimedOut),
         }
         let handshaken = timeout(limit, handshake_with_callback(&self.acceptor.context, client, &*self.certificates));
@@ -120,71 +120,6 @@ impl Serve {
         match stream.selected_alpn_proto() {
             Some(ALPN::H2) => self.http2(stream).await,
             _ => self.http1(stream, info).await,
-        }
-    }
-
-    /// Answers plain HTTP on the TLS port with 400, as nginx does: people paste the wrong scheme. True: it was that, or
-    /// the client is gone.
-    async fn refuse_plain(&self, client: &mut ClientStream) -> bool {
-        let mut first = [0];
-        match client.tcp().peek(&mut first).await {
-            Ok(1) if first[0] == TLS_HANDSHAKE => false,
-            Ok(1) if first[0].is_ascii_uppercase() => {
-                self.cells.reject(Rejection::PlainOnTls);
-                self.answer_plain(client).await;
-                true
-            }
-            Ok(1) => {
-                // Something else: OpenSSL says what is wrong with it.
-                false
-            }
-            _ => true,
-        }
-    }
-
-    async fn answer_plain(&self, client: &mut ClientStream) {
-        use tokio::io::AsyncWriteExt;
-        let info = client.info().clone();
-        let refusal = Refusal { reason: Reason::PlainOnTls, request_id: request_id::new() };
-        let answer =
-            respond::render(&refusal.reason.into(), &http::Method::GET, &http::HeaderMap::new(), &refusal.request_id);
-        let bytes = respond::raw_http1(&answer, &refusal.request_id, info.server_header.as_ref());
-        // The request has to be read, or closing would reset the connection before the answer is seen.
-        let mut request = [0; 4096];
-        let _ = client.tcp().try_read(&mut request);
-        let _ = client.write_all(&bytes).await;
-        let _ = client.shutdown().await;
-        self.account_refusal(&info, &refusal);
-    }
-
-    async fn http1(&self, stream: Stream, info: &Arc<ClientInfo>) {
-        let keep_alive = u64::from(self.shared.settings.timeouts.keep_alive);
-        let stream: Stream = Box::new(Http1Stream::new(stream, info.clone()));
-        let mut next = Some(ReusedHttpStream::new(stream, None));
-        while let Some((stream, settings)) = next.map(ReusedHttpStream::consume) {
-            info.watch.expect_head();
-            let mut session = ServerSession::new_http1(stream);
-            match settings {
-                Some(settings) => settings.apply_to_session(&mut session),
-                None => {
-                    session.set_keepalive(Some(keep_alive));
-                    session.set_pipelining_enabled(true);
-                }
-            }
-            next = self.proxy.process_new_http(session, &self.draining).await;
-        }
-        if let Some(refusal) = info.refusal.get() {
-            self.cells.reject(Rejection::MalformedHead);
-            self.account_refusal(info, refusal);
-        }
-    }
-
-    /// Metrics and log of a request that no phase saw.
-    fn account_refusal(&self, info: &ClientInfo, refusal: &Refusal) {
-        let status = refusal.reason.status();
-        self.cells.request(RequestLabels::unrouted(status, refusal.reason), Duration::ZERO);
-        if self.shared.access_log.wants(false) {
-            self.shared.access_log.write(&Line::unparsed(info.connection, refusal.reason, &refusal.request_id));
         }
     }
 
@@ -253,5 +188,23 @@ impl Serve {
                 Ok(None) | Err(_) => return,
             }
         }
+    }
+}
+
+/// What a client of the TLS port begins with.
+enum First {
+    Tls,
+    /// Plain HTTP, which is answered with 400, as nginx does: people paste the wrong scheme.
+    Plain,
+    Gone,
+}
+
+async fn first(client: &ClientStream) -> First {
+    let mut first = [0];
+    match client.tcp().peek(&mut first).await {
+        Ok(1) if first[0].is_ascii_uppercase() => First::Plain,
+        // If it is something else than a handshake, OpenSSL says what is wrong with it.
+        Ok(1) => First::Tls,
+        _ => First::Gone,
     }
 }

@@ -3,10 +3,11 @@
 //! Each worker is one thread with a current-thread runtime, its own `SO_REUSEPORT` sockets and its own engine; a
 //! connection never leaves the worker that accepted it (docs/adr/0003).
 
+pub mod body;
 pub mod client;
 pub mod connection;
-pub mod head_watch;
-pub mod http1_stream;
+pub mod http1;
+pub mod incoming;
 pub mod listener;
 pub mod worker;
 

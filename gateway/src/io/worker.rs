@@ -19,9 +19,10 @@ use crate::observe::cells::Rejection;
 use crate::phase::Scheme;
 use crate::shared::Shared;
 use crate::tls::{Acceptor, CertificateChoice};
+use crate::upstream::connection::pool::Pool;
 
 /// How long idle connections stay open once a drain has begun.
-const IDLE_GRACE: Duration = Duration::from_secs(1);
+pub(super) const IDLE_GRACE: Duration = Duration::from_secs(1);
 
 /// How long connections that the kernel has queued are accepted once a drain has begun.
 const QUEUE_LIMIT: Duration = Duration::from_secs(1);
@@ -58,14 +59,11 @@ pub fn start(index: usize, blueprint: Blueprint, listeners: Listeners) -> io::Re
 async fn run(index: usize, blueprint: Blueprint, listeners: Listeners) {
     let shared = blueprint.shared.clone();
     let Some(cells) = shared.cells.get(index).cloned() else { return };
-    let conf = ServerConf {
-        // Read by the engine for the size of its pool, which is this worker's alone.
-        threads: 1,
-        upstream_keepalive_pool_size: shared.settings.upstream_idle_connections,
-        max_retries: crate::lane::MAX_ATTEMPTS,
-        ..ServerConf::default()
-    };
-    let gateway = Gateway::new(shared.clone(), cells.clone());
+    let conf = ServerConf { threads: 1, max_retries: crate::lane::MAX_ATTEMPTS, ..ServerConf::default() };
+    let idle = Duration::from_secs(shared.settings.timeouts.upstream_idle.into());
+    let pool = Arc::new(Pool::new(shared.settings.upstream_idle_connections, idle));
+    let gateway = Gateway::new(shared.clone(), cells.clone(), pool.clone());
+    tokio::spawn(async move { pool.sweep_on().await });
     let proxy = Arc::new(http_proxy(&Arc::new(conf), gateway));
     let serve = Arc::new(Serve {
         shared: shared.clone(),

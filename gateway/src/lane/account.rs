@@ -61,6 +61,7 @@ impl Gateway {
             target: String::from_utf8_lossy(&target).into_owned(),
             status,
             reason: ctx.reason.as_str(),
+            detail: detail(ctx),
             bytes_in: session.body_bytes_read() as u64,
             bytes_out: session.body_bytes_sent() as u64,
             duration_ms: milliseconds(ctx.started.elapsed()),
@@ -76,6 +77,12 @@ impl Gateway {
     }
 }
 
+/// What is wrong with a request or an answer that was refused.
+fn detail(ctx: &Ctx) -> Option<&'static str> {
+    let of_answer = || Some(ctx.exchange.as_ref()?.fault()?.0);
+    ctx.refused.map(|refused| refused.detail).or_else(of_answer)
+}
+
 /// Status of the response that was begun; 0: none was. 100 and 103 announce one, 101 is one.
 pub(super) fn final_status(session: &Session) -> u16 {
     let status = session.response_written().map_or(0, |response| response.status.as_u16());
@@ -86,6 +93,13 @@ pub(super) fn final_status(session: &Session) -> u16 {
 pub(super) fn reason_of(error: &Error, ctx: &Ctx) -> Reason {
     if matches!(error.etype(), ErrorType::HTTPStatus(_)) || ctx.reason == Reason::ConnectFailed {
         return ctx.reason;
+    }
+    if *error.esource() == ErrorSource::Upstream && ctx.exchange.as_ref().is_some_and(|seen| seen.fault().is_some()) {
+        return Reason::UpstreamInvalid;
+    }
+    let fault = ctx.info.as_ref().and_then(|info| info.lending.fault());
+    if let (ErrorSource::Downstream, Some(refused)) = (error.esource(), fault) {
+        return refused.reason;
     }
     match (error.esource(), error.etype()) {
         (ErrorSource::Upstream, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => Reason::UpstreamTimeout,

@@ -16,6 +16,8 @@ use pingora::{Error, ErrorSource, ErrorType};
 use super::general::{Ctx, Gateway};
 use crate::clock;
 use crate::phase::Reason;
+use crate::upstream::connection::Connection;
+use crate::upstream::connection::exchange::Seen;
 use crate::upstream::pick::{self, MAX_TRIES, Tried};
 use crate::upstream::{BoundBackend, EndpointState};
 
@@ -104,17 +106,23 @@ impl Gateway {
         }
     }
 
-    pub(super) fn peer(&self, endpoint: &EndpointState, backend: &BoundBackend, upgrade: bool) -> Box<HttpPeer> {
+    /// The engine's peer for an attempt, whose connection is made, judged and kept by [`crate::upstream::connection`].
+    pub(super) fn peer(
+        &self,
+        endpoint: &EndpointState,
+        backend: &BoundBackend,
+        upgrade: bool,
+    ) -> (Box<HttpPeer>, Arc<Seen>) {
         let seconds = |seconds: u32| Some(Duration::from_secs(seconds.into()));
         let timeouts = &self.shared.settings.timeouts;
         let mut peer = Box::new(HttpPeer::new(endpoint.address, false, String::new()));
-        peer.group_key = backend.pool_group;
-        peer.options.connection_timeout = seconds(timeouts.connect);
-        peer.options.total_connection_timeout = seconds(timeouts.connect);
+        let limit = Duration::from_secs(timeouts.connect.into());
+        let connection = Connection::new(self.pool.clone(), (backend.pool_group, endpoint.address), limit);
+        let seen = connection.seen().clone();
+        peer.options.custom_l4 = Some(Arc::new(connection));
         peer.options.read_timeout = seconds(if upgrade { timeouts.upgraded_idle } else { timeouts.upstream_read });
         peer.options.write_timeout = seconds(timeouts.upstream_write);
-        peer.options.idle_timeout = seconds(timeouts.upstream_idle);
-        peer
+        (peer, seen)
     }
 
     /// `local`: for a reason that is not the endpoint's.
@@ -131,13 +139,15 @@ impl Gateway {
         }
     }
 
-    /// Whether a request may be sent once more after its connection failed. `reused`: the connection was kept open from before,
-    /// and may have been closed without anybody having seen the request.
-    pub(super) fn may_repeat(session: &Session, error: &Error, ctx: &mut Ctx, reused: bool) -> bool {
+    /// Whether a request may be sent once more after its connection failed. One that was kept open from before may have been closed
+    /// without anybody having seen the request. An answer that is none is an answer.
+    pub(super) fn may_repeat(session: &Session, error: &Error, ctx: &mut Ctx) -> bool {
+        let reused = ctx.exchange.as_ref().is_some_and(|seen| seen.is_reused());
+        let answered = ctx.exchange.as_ref().is_some_and(|seen| seen.fault().is_some());
         let ended = *error.esource() == ErrorSource::Upstream
             && matches!(error.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError);
         // 100 and 103 are answers too: whoever sent one has seen the request, and the client has it.
-        let unanswered = ctx.upstream_head.is_none() && session.response_written().is_none();
+        let unanswered = !answered && ctx.upstream_head.is_none() && session.response_written().is_none();
         let harmless =
             session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated() && !ctx.upgrade;
         if !(ended && unanswered && harmless) || ctx.attempts.count >= MAX_ATTEMPTS {

@@ -22,11 +22,13 @@ use crate::io::ClientStream;
 use crate::io::client::ClientInfo;
 use crate::observe::Cells;
 use crate::phase::admit::{self, Verdict};
-use crate::phase::canonical::{self, Canonical};
+use crate::phase::canonical::{self, Canonical, Refused};
 use crate::phase::forward::{self, Forwarding};
 use crate::phase::respond::{self, Marks};
-use crate::phase::{Connection, Reason, Reply, Scheme, address};
+use crate::phase::{Connection, Reason, Reply, RequestHead, Scheme, address};
 use crate::shared::{Shared, Stage};
+use crate::upstream::connection::exchange::Seen;
+use crate::upstream::connection::pool::Pool;
 use crate::upstream::{BoundBackend, EndpointState};
 use sluicegate_snapshot::Version as SnapshotVersion;
 use sluicegate_snapshot::model::Route;
@@ -35,6 +37,7 @@ use sluicegate_snapshot::model::Route;
 pub struct Gateway {
     pub(super) shared: Arc<Shared>,
     pub(super) cells: Arc<Cells>,
+    pub(super) pool: Arc<Pool>,
 }
 
 /// State of one request.
@@ -49,7 +52,11 @@ pub struct Ctx {
     pub(super) backend: Option<Arc<BoundBackend>>,
     pub(super) endpoint: Option<Arc<EndpointState>>,
     pub(super) attempts: Attempts,
+    /// The attempt's exchange with its endpoint.
+    pub(super) exchange: Option<Arc<Seen>>,
     pub(super) reason: Reason,
+    /// Why it was refused, where it was before it was routed.
+    pub(super) refused: Option<Refused>,
     pub(super) connect_started: Option<Instant>,
     pub(super) upstream_head: Option<Duration>,
     /// Counts the request as on its way; given back in `logging`.
@@ -59,8 +66,8 @@ pub struct Ctx {
 
 impl Gateway {
     /// The application of the worker with these cells.
-    pub fn new(shared: Arc<Shared>, cells: Arc<Cells>) -> Self {
-        Gateway { shared, cells }
+    pub fn new(shared: Arc<Shared>, cells: Arc<Cells>, pool: Arc<Pool>) -> Self {
+        Gateway { shared, cells, pool }
     }
 
     pub(super) fn connection(ctx: &Ctx) -> Connection {
@@ -77,17 +84,26 @@ impl Gateway {
         }
     }
 
+    /// Phase 1. On HTTP/1 it was done with the raw head.
+    fn canonical(&self, head: &RequestHead<'_>, ctx: &Ctx) -> Result<Canonical, Refused> {
+        if let Some(canonical) = ctx.info.as_ref().and_then(|info| info.lending.take()) {
+            return Ok(canonical);
+        }
+        canonical::judge_http2(head.headers, &self.shared.settings.limits.head())?;
+        canonical::canonicalise(head)
+    }
+
     /// Phases 1 and 2. `None`: the request goes on to `ctx.backend`.
     fn judge(&self, session: &Session, ctx: &mut Ctx) -> Option<Reply> {
         let connection = Self::connection(ctx);
         let head = view::head(session.req_header(), &connection);
         ctx.request_id = forward::request_id(&head);
-        if ctx.info.as_ref().is_some_and(|info| info.watch.is_bad()) {
-            return Some(Reason::BadRequest.into());
-        }
-        let canonical = match canonical::canonicalise(&head) {
+        let canonical = match self.canonical(&head, ctx) {
             Ok(canonical) => canonical,
-            Err(reason) => return Some(reason.into()),
+            Err(refused) => {
+                ctx.refused = Some(refused);
+                return Some(refused.reason.into());
+            }
         };
         if admit::is_health_request(self.shared.settings.traffic_health_path.as_deref(), &canonical) {
             ctx.canonical = Some(canonical);
@@ -154,7 +170,9 @@ impl ProxyHttp for Gateway {
             backend: None,
             endpoint: None,
             attempts: Attempts::default(),
+            exchange: None,
             reason: Reason::InternalError,
+            refused: None,
             connect_started: None,
             upstream_head: None,
             in_flight: false,
@@ -167,19 +185,17 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<bool> {
         ctx.info = ClientStream::info_of(session.digest());
-        if let Some(info) = &ctx.info {
-            info.watch.take();
-        }
         let timeouts = &self.shared.settings.timeouts;
         let draining = self.shared.state.stage() >= Stage::Draining;
         // The engine forgets the keep-alive time with every request.
         // ... but where it has decided to close (HTTP/1.0, TE beside CL: RFC 9112, 6.1) that stands.
-        let kept = session.get_keepalive().is_some() && !draining;
+        let last = ctx.info.as_ref().is_some_and(|info| info.lending.is_last());
+        let kept = session.get_keepalive().is_some() && !draining && !last;
         session.set_keepalive(kept.then(|| timeouts.keep_alive.into()));
         session.set_read_timeout(Some(Duration::from_secs(timeouts.client_read.into())));
         session.set_write_timeout(Some(Duration::from_secs(timeouts.client_write.into())));
         let Some(reply) = self.judge(session, ctx) else { return Ok(false) };
-        let close = matches!(reply.reason, Reason::BadRequest | Reason::MethodNotAllowed) || draining;
+        let close = ctx.refused.is_some() || draining;
         // The client being gone is its own affair, and no error of the gateway's.
         self.answer(session, ctx, &reply, close).await.map_err(|error| error.into_down())?;
         Ok(true)
@@ -207,7 +223,8 @@ impl ProxyHttp for Gateway {
         if ctx.upgrade {
             session.set_read_timeout(Some(Duration::from_secs(self.shared.settings.timeouts.upgraded_idle.into())));
         }
-        let peer = self.peer(&endpoint, &backend, ctx.upgrade);
+        let (peer, exchange) = self.peer(&endpoint, &backend, ctx.upgrade);
+        ctx.exchange = Some(exchange);
         ctx.endpoint = Some(endpoint);
         ctx.connect_started = Some(Instant::now());
         Ok(peer)
@@ -229,16 +246,16 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         mut error: Box<Error>,
         ctx: &mut Ctx,
-        reused: bool,
+        _: bool,
     ) -> Box<Error> {
-        error.set_retry(Self::may_repeat(session, &error, ctx, reused));
+        error.set_retry(Self::may_repeat(session, &error, ctx));
         error
     }
 
     async fn connected_to_upstream(
         &self,
         _: &mut Session,
-        reused: bool,
+        _: bool,
         _: &HttpPeer,
         _: std::os::fd::RawFd,
         _: Option<&Digest>,
@@ -249,6 +266,7 @@ impl ProxyHttp for Gateway {
         }
         // What went wrong with endpoints before is over.
         ctx.reason = Reason::InternalError;
+        let reused = ctx.exchange.as_ref().is_some_and(|seen| seen.is_reused());
         if !reused && let Some(started) = ctx.connect_started {
             self.cells.connected(started.elapsed());
         }
@@ -276,8 +294,11 @@ impl ProxyHttp for Gateway {
         }
         if let Some(canonical) = &ctx.canonical {
             request.set_raw_path(&canonical.target())?;
-            if !request.headers.contains_key(HOST) && !canonical.host.as_str().is_empty() {
-                request.insert_header(HOST, canonical.host.as_str())?;
+            if !request.headers.contains_key(HOST) {
+                // HTTP/1.1 has one always (RFC 9112, 3.2); a probe with HTTP/1.0 may say none.
+                let endpoint = ctx.endpoint.as_ref().map(|endpoint| endpoint.address.to_string()).unwrap_or_default();
+                let host = Some(canonical.host.as_str()).filter(|host| !host.is_empty());
+                request.insert_header(HOST, host.unwrap_or(&endpoint))?;
             }
         }
         Ok(())
@@ -291,6 +312,11 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<()> {
         if !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS {
             ctx.reason = Reason::Upstream;
+            if response.status == StatusCode::SWITCHING_PROTOCOLS
+                && let Some(info) = &ctx.info
+            {
+                info.lending.switch();
+            }
             ctx.upstream_head.get_or_insert_with(|| ctx.started.elapsed());
         }
         if self.shared.state.stage() >= Stage::Draining && !response.headers.contains_key(UPGRADE) {
@@ -310,6 +336,7 @@ impl ProxyHttp for Gateway {
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
         let reason = reason_of(error, ctx);
         ctx.reason = reason;
+        ctx.refused = ctx.refused.or_else(|| ctx.info.as_ref()?.lending.fault());
         if final_status(session) == 0 && reason.status() > 0 {
             let reply = Reply::from(reason);
             // The client being gone as well changes nothing.

@@ -11,7 +11,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::clock;
-use crate::phase::{Connection, Reason};
+use crate::phase::Connection;
+use crate::phase::canonical::Refused;
 use crate::settings::AccessLogSettings;
 
 /// Lines that may wait for the writer.
@@ -41,6 +42,9 @@ pub struct Line<'a> {
     pub status: u16,
     /// Why.
     pub reason: &'static str,
+    /// What is wrong with a request that was refused, or with a backend's answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<&'static str>,
     /// Bytes of the request's body.
     pub bytes_in: u64,
     /// Bytes of the response's body.
@@ -80,7 +84,7 @@ fn is_zero(number: &u32) -> bool {
 
 impl<'a> Line<'a> {
     /// The line of a request whose head could not be read.
-    pub fn unparsed(connection: Connection, reason: Reason, request_id: &'a str) -> Line<'a> {
+    pub fn unparsed(connection: Connection, refused: &Refused, request_id: &'a str) -> Line<'a> {
         Line {
             time: clock::unix_millis(),
             request_id,
@@ -90,8 +94,9 @@ impl<'a> Line<'a> {
             method: "",
             host: "",
             target: String::new(),
-            status: reason.status(),
-            reason: reason.as_str(),
+            status: refused.reason.status(),
+            reason: refused.reason.as_str(),
+            detail: Some(refused.detail),
             bytes_in: 0,
             bytes_out: 0,
             duration_ms: 0.0,

@@ -127,6 +127,14 @@ pub struct Cells {
 pub enum Rejection {
     /// The head is no HTTP/1, or asks for a tunnel.
     MalformedHead,
+    /// The head is larger than it may be.
+    HeadTooLarge,
+    /// Its target is.
+    TargetTooLong,
+    /// It took too long to arrive.
+    SlowHead,
+    /// It expects something else than `100-continue`.
+    ExpectationFailed,
     /// `accept` failed.
     AcceptFailed,
     /// Plain HTTP on the TLS port.
@@ -137,12 +145,28 @@ pub enum Rejection {
 
 impl Rejection {
     /// All with their label.
-    pub const ALL: [(Rejection, &'static str); 4] = [
+    pub const ALL: [(Rejection, &'static str); 8] = [
         (Rejection::MalformedHead, "MalformedHead"),
+        (Rejection::HeadTooLarge, "HeadTooLarge"),
+        (Rejection::TargetTooLong, "TargetTooLong"),
+        (Rejection::SlowHead, "SlowHead"),
+        (Rejection::ExpectationFailed, "ExpectationFailed"),
         (Rejection::AcceptFailed, "AcceptFailed"),
         (Rejection::PlainOnTls, "PlainOnTls"),
         (Rejection::MalformedStream, "MalformedStream"),
     ];
+
+    /// What a request that was refused before any phase counts as.
+    pub const fn of(reason: Reason) -> Rejection {
+        match reason {
+            Reason::PlainOnTls => Rejection::PlainOnTls,
+            Reason::HeadTooLarge => Rejection::HeadTooLarge,
+            Reason::TargetTooLong => Rejection::TargetTooLong,
+            Reason::ClientTimeout => Rejection::SlowHead,
+            Reason::ExpectationFailed => Rejection::ExpectationFailed,
+            _ => Rejection::MalformedHead,
+        }
+    }
 }
 
 /// What a scrape reads of all workers.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{HOST, HeaderName, HeaderValue};
+use http::header::{COOKIE, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, uri::Authority};
 
 use super::{RequestHead, Scheme};
@@ -47,6 +47,13 @@ pub fn edits(head: &RequestHead<'_>, forwarding: &Forwarding<'_>) -> Edits {
     }
     // httpoxy: a `Proxy` field would become HTTP_PROXY in CGI programs.
     edits.remove.push(HeaderName::from_static("proxy"));
+    // HTTP/2 clients may write a field for each cookie; HTTP/1 backends know one (RFC 9113, 8.2.3).
+    let cookies: Vec<&[u8]> = head.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        edits.set.push((COOKIE, joined));
+    }
     let keep = |name: &HeaderName| trusted && head.headers.contains_key(name);
     let mut set = |name: HeaderName, value: &[u8]| {
         if let Ok(value) = HeaderValue::from_bytes(value) {

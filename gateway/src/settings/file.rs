@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::phase::canonical::Limits;
 use sluicegate_process::settings::SettingsFile;
 use sluicegate_process::{LogSettings, SettingsError};
 
@@ -82,6 +83,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// Timeouts.
     pub timeouts: TimeoutSettings,
+    /// How large and how many things may be.
+    pub limits: LimitSettings,
     /// Idle upstream connections that each worker keeps.
     pub upstream_idle_connections: usize,
     /// A `route` label on the request counter. Costs a series per route.
@@ -122,7 +125,11 @@ impl Default for AccessLogSettings {
 pub struct TimeoutSettings {
     /// TLS handshake.
     pub handshake: u32,
-    /// Between two requests of a client's connection, and for the first one.
+    /// From the end of the handshake to the first byte of a connection's first request.
+    pub first_byte: u32,
+    /// From the first byte of a request's head to its last.
+    pub head: u32,
+    /// Between two requests of a client's connection.
     pub keep_alive: u32,
     /// Between two reads of a request body.
     pub client_read: u32,
@@ -140,10 +147,57 @@ pub struct TimeoutSettings {
     pub upgraded_idle: u32,
 }
 
+/// `limits`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LimitSettings {
+    /// Bytes of a request's head.
+    pub head_bytes: usize,
+    /// Bytes of its target.
+    pub target_bytes: usize,
+    /// Its fields, without those named Cookie.
+    pub fields: usize,
+    /// Its fields named Cookie.
+    pub cookies: usize,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        let Limits { head_bytes, target_bytes, fields, cookies } = Limits::default();
+        LimitSettings { head_bytes, target_bytes, fields, cookies }
+    }
+}
+
+impl LimitSettings {
+    /// Those of a request's head.
+    pub fn head(&self) -> Limits {
+        let &LimitSettings { head_bytes, target_bytes, fields, cookies } = self;
+        Limits { head_bytes, target_bytes, fields, cookies }
+    }
+
+    /// The engine takes heads of 1 MiB and 256 fields at most, of which some are the gateway's own.
+    fn judge(&self) -> Result<(), SettingsError> {
+        let ranges = [
+            ("headBytes", self.head_bytes, 1024..=512 * 1024),
+            ("targetBytes", self.target_bytes, 256..=256 * 1024),
+            ("fields", self.fields, 10..=240),
+            ("cookies", self.cookies, 1..=10_000),
+        ];
+        match ranges.iter().find(|(_, value, range)| !range.contains(value)) {
+            Some((name, _, range)) => {
+                Err(SettingsError(format!("limits.{name}: must be from {} to {}", range.start(), range.end())))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 impl Default for TimeoutSettings {
     fn default() -> Self {
         TimeoutSettings {
             handshake: 10,
+            first_byte: 10,
+            head: 10,
             keep_alive: 75,
             client_read: 60,
             client_write: 60,
@@ -193,6 +247,7 @@ impl Default for Settings {
             access_log: AccessLogSettings::default(),
             log: LogSettings::default(),
             timeouts: TimeoutSettings::default(),
+            limits: LimitSettings::default(),
             upstream_idle_connections: 512,
             metrics_per_route: false,
         }
@@ -220,9 +275,12 @@ impl SettingsFile for Settings {
         {
             return wrong("serverHeader: must be visible ASCII");
         }
+        self.limits.judge()?;
         let t = &self.timeouts;
         let timeouts = [
             t.handshake,
+            t.first_byte,
+            t.head,
             t.keep_alive,
             t.client_read,
             t.client_write,

@@ -5,7 +5,7 @@ mod file;
 use std::fmt;
 use std::path::PathBuf;
 
-pub use file::{AccessLogSettings, Settings, TimeoutSettings};
+pub use file::{AccessLogSettings, LimitSettings, Settings, TimeoutSettings};
 pub use sluicegate_process::settings::{SettingsFile, read};
 pub use sluicegate_process::{LogFormat, LogSettings, SettingsError};
 

@@ -4,6 +4,7 @@
 //! [`EndpointState`] to every table that names the endpoint. The table holds the state, the registry only knows it, so
 //! removing the last route to an endpoint frees it.
 
+pub mod connection;
 pub mod endpoint;
 pub mod guard;
 pub mod pick;

@@ -85,7 +85,7 @@ fn every_row_in_process() {
                 connection: &connection,
             };
             let found = match canonical::canonicalise(&head) {
-                Err(reason) => Outcome::Reply(reason.status(), reason.to_string()),
+                Err(refused) => Outcome::Reply(refused.reason.status(), refused.reason.to_string()),
                 Ok(canonical) => {
                     let (route, verdict) = admit::admit(&table, &head, &canonical);
                     outcome(&row, route.as_deref(), &verdict, String::from_utf8(canonical.target()).ok(), &names)

@@ -1,0 +1,61 @@
+//! What the reader of an HTTP/1 connection and the lane tell each other about the request that is lent to the engine.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::phase::canonical::{Canonical, Refused};
+
+/// See the module. Empty on HTTP/2 connections, whose streams have no reader.
+#[derive(Debug, Default)]
+pub struct Lending {
+    canonical: Mutex<Option<Canonical>>,
+    fault: Mutex<Option<Refused>>,
+    taken: AtomicBool,
+    switched: AtomicBool,
+    last: AtomicBool,
+}
+
+impl Lending {
+    /// A request goes to the engine. `last`: its connection is to be closed after it.
+    pub fn begin(&self, canonical: Canonical, last: bool) {
+        *self.canonical.lock().unwrap_or_else(PoisonError::into_inner) = Some(canonical);
+        self.taken.store(false, Ordering::Relaxed);
+        self.last.store(last, Ordering::Relaxed);
+    }
+
+    /// The phases take the request: what is written from here on is theirs. `None`: it was read by nobody here, as with HTTP/2.
+    pub fn take(&self) -> Option<Canonical> {
+        self.taken.store(true, Ordering::Relaxed);
+        self.canonical.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether the phases have the request.
+    pub fn is_taken(&self) -> bool {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection is to be closed after the request.
+    pub fn is_last(&self) -> bool {
+        self.last.load(Ordering::Relaxed)
+    }
+
+    /// From here on bytes go both ways as they are: the backend has switched protocols.
+    pub fn switch(&self) {
+        self.switched.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether they do.
+    pub fn is_switched(&self) -> bool {
+        self.switched.load(Ordering::Relaxed)
+    }
+
+    /// Something is wrong with the request's body; the engine only sees that it cannot be read.
+    pub fn fail(&self, refused: Refused) {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(refused);
+    }
+
+    /// What is wrong with it.
+    pub fn fault(&self) -> Option<Refused> {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

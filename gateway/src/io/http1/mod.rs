@@ -1,0 +1,96 @@
+//! HTTP/1 connections: our reader waits for requests, judges each head as the client wrote it, and lends the engine one request at a time,
+//! written anew. The engine never sees the connection itself (docs/adr/0026).
+
+pub mod lending;
+mod lent;
+mod refuse;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::apps::{HttpServerApp, ReusedHttpStream};
+use pingora::protocols::Stream;
+use pingora::protocols::http::ServerSession;
+
+use super::client::{ClientInfo, Refusal};
+use super::connection::Serve;
+use super::incoming::{Ended, Incoming};
+use super::worker::IDLE_GRACE;
+use crate::observe::RequestLabels;
+use crate::observe::access_log::Line;
+use crate::observe::cells::Rejection;
+use crate::phase::canonical::Refused;
+use crate::phase::canonical::message::{self, Request};
+use lent::Lent;
+
+impl Serve {
+    /// Serves requests one after another, until the connection ends.
+    pub(super) async fn http1(&self, stream: Stream, info: &Arc<ClientInfo>) {
+        let mut incoming = Incoming::new(stream);
+        let mut limit = self.shared.settings.timeouts.first_byte;
+        loop {
+            let request = match self.next_request(&mut incoming, Duration::from_secs(limit.into())).await {
+                Ok(request) => request,
+                Err(Ended::Silently) => return,
+                Err(Ended::Refused(refused)) => return self.refuse(incoming.stream, info, refused).await,
+            };
+            limit = self.shared.settings.timeouts.keep_alive;
+            let lent = Lent::new(incoming, request, info.clone(), false);
+            let session = ServerSession::new_http1(Box::new(lent));
+            let reused = self.proxy.process_new_http(session, &self.draining).await;
+            if let Some(refusal) = info.refusal.get() {
+                return self.account_refusal(info, refusal);
+            }
+            match reused.and_then(given_back) {
+                Some(connection) => incoming = connection,
+                None => return,
+            }
+        }
+    }
+
+    /// Waits for a request, for its first byte so long as `limit`.
+    async fn next_request(&self, incoming: &mut Incoming<Stream>, limit: Duration) -> Result<Request, Ended> {
+        let limits = self.shared.settings.limits.head();
+        let mut draining = self.draining.clone();
+        let ending = async {
+            let _ = draining.wait_for(|draining| *draining).await;
+            tokio::time::sleep(IDLE_GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            begun = incoming.begin(limit) => begun?,
+            () = ending => return Err(Ended::Silently),
+        }
+        let whole = Duration::from_secs(self.shared.settings.timeouts.head.into());
+        let length = incoming.head(whole, &limits).await?;
+        let request = message::request(&incoming.buffered()[..length], &limits).map_err(Ended::Refused)?;
+        incoming.consume(length);
+        Ok(request)
+    }
+
+    /// Answers a request that is refused, and ends its connection.
+    pub(super) async fn refuse(&self, stream: Stream, info: &ClientInfo, refused: Refused) {
+        let answer = refuse::answer(info, refused);
+        if let Some(refusal) = info.refusal.get() {
+            self.account_refusal(info, refusal);
+        }
+        let limit = Duration::from_secs(self.shared.settings.timeouts.client_write.into());
+        refuse::end(stream, &answer, limit).await;
+    }
+
+    /// Metrics and log of a request that no phase saw.
+    fn account_refusal(&self, info: &ClientInfo, refusal: &Refusal) {
+        let reason = refusal.refused.reason;
+        self.cells.reject(Rejection::of(reason));
+        self.cells.request(RequestLabels::unrouted(reason.status(), reason), Duration::ZERO);
+        if self.shared.access_log.wants(false) {
+            self.shared.access_log.write(&Line::unparsed(info.connection, &refusal.refused, &refusal.request_id));
+        }
+    }
+}
+
+/// The connection out of what the engine has done with.
+fn given_back(reused: ReusedHttpStream) -> Option<Incoming<Stream>> {
+    let (stream, _) = reused.consume();
+    stream.into_any().downcast::<Lent>().ok()?.give_back()
+}

@@ -1,0 +1,84 @@
+//! Which header fields frame a message, belong to one hop, or may not be taken away by whoever sends them.
+
+/// Fields that frame a message, or say what a connection or a host is for.
+const FRAMING: [&str; 9] =
+    ["host", "te", "expect", "upgrade", "trailer", "connection", "keep-alive", "content-length", "transfer-encoding"];
+
+/// Fields that are about one connection (RFC 9110, 7.6.1), besides those that `Connection` nominates: the next hop has its own.
+const ONE_HOP: [&str; 8] =
+    ["te", "upgrade", "trailer", "connection", "keep-alive", "http2-settings", "proxy-connection", "transfer-encoding"];
+
+/// Beginnings of names that a client may not have taken away by nominating them: whoever sits behind relies on them.
+const END_TO_END: [&str; 8] =
+    ["accept", "content-", "if-", "x-forwarded-", "x-original-", "x-real-", "x-request-", "sec-"];
+
+/// More of them, whole names.
+const END_TO_END_NAMES: [&str; 14] = [
+    "via",
+    "date",
+    "host",
+    "range",
+    "cookie",
+    "expect",
+    "origin",
+    "referer",
+    "forwarded",
+    "user-agent",
+    "authorization",
+    "cache-control",
+    "x-requested-with",
+    "transfer-encoding",
+];
+
+fn is_one_of(name: &[u8], names: &[&str]) -> bool {
+    names.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+}
+
+/// Whether a name is one of a framing field, `_` read as `-`.
+pub fn is_framing(name: &[u8]) -> bool {
+    let alike = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    FRAMING.iter().any(|known| known.len() == name.len() && name.iter().map(|byte| alike(*byte)).eq(known.bytes()))
+}
+
+/// Whether a name looks like one of a framing field and is none: CGI-like servers cannot tell the two apart.
+pub fn is_look_alike(name: &[u8]) -> bool {
+    name.contains(&b'_') && is_framing(name)
+}
+
+/// Whether a field never goes on to the next hop.
+pub fn is_one_hop(name: &[u8]) -> bool {
+    is_one_of(name, &ONE_HOP)
+}
+
+/// Whether `Connection` may nominate a field: not one of forwarding, of security or of the message itself (CVE-2026-105299).
+pub fn may_be_nominated(name: &[u8]) -> bool {
+    let begins = |with: &&str| name.len() >= with.len() && name[..with.len()].eq_ignore_ascii_case(with.as_bytes());
+    !is_one_of(name, &END_TO_END_NAMES) && !END_TO_END.iter().any(|with| begins(with))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn look_alikes_are_names_that_cgi_cannot_tell_apart() {
+        for name in ["Transfer_Encoding", "content_length", "KEEP_ALIVE"] {
+            assert!(is_look_alike(name.as_bytes()), "{name}");
+        }
+        for name in ["transfer-encoding", "x_content_length", "contentlength", "x-a"] {
+            assert!(!is_look_alike(name.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_fields_of_one_hop_and_unknown_ones_may_be_nominated() {
+        for name in ["close", "keep-alive", "Upgrade", "TE", "HTTP2-Settings", "x-hop", "Proxy-Authorization"] {
+            assert!(may_be_nominated(name.as_bytes()), "{name}");
+        }
+        for name in
+            ["Host", "Content-Length", "X-Forwarded-For", "authorization", "Cookie", "Transfer-Encoding", "If-Match"]
+        {
+            assert!(!may_be_nominated(name.as_bytes()), "{name}");
+        }
+    }
+}

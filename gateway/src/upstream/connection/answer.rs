@@ -1,0 +1,228 @@
+//! The head of a backend's answer: judged as strictly as a client's request, and written anew for the engine.
+
+use crate::phase::canonical::fields::{is_look_alike, is_one_hop, may_be_nominated};
+use crate::phase::canonical::head::{self, Field, Malformed};
+use crate::phase::canonical::message::content_length;
+
+/// What was asked, as far as it says how an answer is framed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Question {
+    /// The method is HEAD: the answer has no body, whatever it says.
+    pub is_head: bool,
+    /// A WebSocket was asked for.
+    pub upgrade: bool,
+}
+
+/// How an answer goes on behind its head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// With another head: this one was an interim answer.
+    Head,
+    /// With so many bytes.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+    /// Until the connection ends.
+    UntilClose,
+    /// Protocols are switched.
+    Switched,
+}
+
+/// A judged answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its head, written anew.
+    pub head: Vec<u8>,
+    /// What follows it.
+    pub rest: Rest,
+    /// Whether its connection may be used again.
+    pub keeps: bool,
+}
+
+/// Reads a complete head.
+///
+/// # Errors
+/// It is not what the grammar says, or answers something else than what was asked.
+pub fn read(bytes: &[u8], question: Question) -> Result<Answer, Malformed> {
+    if bytes.first() == Some(&b'\r') {
+        return Err(Malformed("an empty line stands before the status line"));
+    }
+    let head = head::split(bytes)?;
+    let (http10, status) = status_line(head.start)?;
+    let said = judge_fields(&head.fields, http10)?;
+    let rest = match status {
+        101 if question.upgrade && said.websocket => Rest::Switched,
+        101 => return Err(Malformed("protocols are switched that nobody asked to")),
+        100..=199 => Rest::Head,
+        204 | 304 => Rest::Length(0),
+        _ if question.is_head => Rest::Length(0),
+        _ if said.chunked => Rest::Chunked,
+        _ => said.length.map_or(Rest::UntilClose, Rest::Length),
+    };
+    let keeps = if http10 { said.has_option("keep-alive") } else { !said.has_option("close") };
+    let head = write(&head.fields, head.start, &said, status, rest);
+    Ok(Answer { head, rest, keeps: keeps && !matches!(rest, Rest::UntilClose | Rest::Switched) })
+}
+
+/// Whether the version is HTTP/1.0, and the status (RFC 9112, 4). Many servers leave out the blank before an empty reason.
+fn status_line(line: &[u8]) -> Result<(bool, u16), Malformed> {
+    let http10 = match line.get(..9) {
+        Some(b"HTTP/1.1 ") => false,
+        Some(b"HTTP/1.0 ") => true,
+        _ => return Err(Malformed("the version is neither HTTP/1.1 nor HTTP/1.0")),
+    };
+    let (code, reason) = line[9..].split_at_checked(3).ok_or(Malformed("there is no status"))?;
+    let status = std::str::from_utf8(code).ok().filter(|code| code.bytes().all(|byte| byte.is_ascii_digit()));
+    let status = status.and_then(|code| code.parse().ok()).filter(|status| (100..=599).contains(status));
+    let is_reason = reason.first().is_none_or(|byte| *byte == b' ')
+        && !reason.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t');
+    status.filter(|_| is_reason).map(|status| (http10, status)).ok_or(Malformed("the status line is none"))
+}
+
+#[derive(Default)]
+struct Said<'a> {
+    length: Option<u64>,
+    chunked: bool,
+    websocket: bool,
+    nominated: Vec<&'a [u8]>,
+}
+
+impl Said<'_> {
+    fn has_option(&self, option: &str) -> bool {
+        self.nominated.iter().any(|name| name.eq_ignore_ascii_case(option.as_bytes()))
+    }
+}
+
+fn judge_fields<'a>(fields: &[Field<'a>], http10: bool) -> Result<Said<'a>, Malformed> {
+    let mut said = Said::default();
+    let mut encodings = 0;
+    for field in fields {
+        if field.is("content-length") {
+            if said.length.replace(content_length(field.value)?).is_some() {
+                return Err(Malformed("there are several Content-Length fields"));
+            }
+        } else if field.is("transfer-encoding") {
+            encodings += 1;
+            said.chunked = field.value.eq_ignore_ascii_case(b"chunked");
+            if encodings > 1 || !said.chunked || http10 {
+                return Err(Malformed("Transfer-Encoding is not exactly `chunked`, or stands in HTTP/1.0"));
+            }
+        } else if field.is("connection") {
+            for name in field.value.split(|byte| *byte == b',').map(head::trim).filter(|name| !name.is_empty()) {
+                if !name.iter().all(|byte| head::is_token(*byte)) || !may_be_nominated(name) {
+                    return Err(Malformed("Connection is no list of the connection's fields"));
+                }
+                said.nominated.push(name);
+            }
+        } else if field.is("upgrade") {
+            said.websocket |= field.value.eq_ignore_ascii_case(b"websocket");
+        } else if is_look_alike(field.name) {
+            return Err(Malformed("a field looks like one about framing and is none"));
+        }
+    }
+    if said.chunked && said.length.is_some() {
+        return Err(Malformed("Transfer-Encoding and Content-Length contradict each other"));
+    }
+    Ok(said)
+}
+
+/// The engine gets each connection for one exchange, and is told so: whether it is used again is decided here.
+fn write(fields: &[Field<'_>], start: &[u8], said: &Said<'_>, status: u16, rest: Rest) -> Vec<u8> {
+    let length: usize = fields.iter().map(|field| field.name.len() + field.value.len() + 4).sum();
+    let mut out = Vec::with_capacity(start.len() + length + 64);
+    let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
+    put(&[start, if start.len() == 12 { b" \r\n" } else { b"\r\n" }]);
+    for field in fields {
+        let goes = is_one_hop(field.name)
+            || field.is("content-length")
+            || said.nominated.iter().any(|name| field.name.eq_ignore_ascii_case(name));
+        if !goes {
+            put(&[field.name, b": ", field.value, b"\r\n"]);
+        }
+    }
+    match rest {
+        Rest::Head | Rest::UntilClose => {}
+        Rest::Chunked => put(&[b"Transfer-Encoding: chunked\r\n"]),
+        Rest::Switched => put(&[b"Upgrade: websocket\r\nConnection: upgrade\r\n\r\n"]),
+        Rest::Length(_) => {
+            // An answer to HEAD, and 304, tell the length that another would have; 204 has none (RFC 9110, 8.6).
+            if let Some(length) = said.length.filter(|_| status != 204) {
+                put(&[b"Content-Length: ", length.to_string().as_bytes(), b"\r\n"]);
+            }
+        }
+    }
+    match rest {
+        Rest::Switched => {}
+        Rest::Head => put(&[b"\r\n"]),
+        _ => put(&[b"Connection: close\r\n\r\n"]),
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(head: &str) -> Result<Answer, Malformed> {
+        read(head.as_bytes(), Question::default())
+    }
+
+    #[test]
+    fn a_head_is_written_from_what_was_read() {
+        let raw = "HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 007\r\nKeep-Alive: timeout=5\r\nUpgrade: h2,h2c\r\n\
+            Connection: Upgrade, X-Hop\r\nX-Hop: 1\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\r\n";
+        let answer = asked(raw).unwrap();
+        assert_eq!(
+            String::from_utf8(answer.head).unwrap(),
+            "HTTP/1.1 200 OK\r\nServer: x\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Length: 7\r\nConnection: close\r\n\r\n"
+        );
+        assert_eq!((answer.rest, answer.keeps), (Rest::Length(7), true));
+    }
+
+    #[test]
+    fn what_follows_a_head_is_known_by_status_question_and_fields() {
+        let rest = |head: &str, is_head: bool| {
+            let answer = read(head.as_bytes(), Question { is_head, upgrade: false }).unwrap();
+            (answer.rest, answer.keeps)
+        };
+        for (head, is_head, expected) in [
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", false, (Rest::Chunked, true)),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", true, (Rest::Length(0), true)),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", true, (Rest::Length(0), true)),
+            ("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", false, (Rest::Length(0), true)),
+            ("HTTP/1.1 204 No Content\r\n\r\n", false, (Rest::Length(0), true)),
+            ("HTTP/1.1 103 Early Hints\r\n\r\n", false, (Rest::Head, true)),
+            ("HTTP/1.1 200\r\n\r\n", false, (Rest::UntilClose, false)),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\n", false, (Rest::Length(5), false)),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", false, (Rest::Length(5), false)),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n", false, (Rest::Length(5), true)),
+        ] {
+            assert_eq!(rest(head, is_head), expected, "{head}");
+        }
+    }
+
+    #[test]
+    fn protocols_are_switched_only_where_that_was_asked() {
+        let head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: upgrade\r\n\r\n";
+        assert!(read(head, Question::default()).is_err());
+        let answer = read(head, Question { is_head: false, upgrade: true }).unwrap();
+        assert_eq!((answer.rest, answer.keeps), (Rest::Switched, false));
+        assert!(String::from_utf8(answer.head).unwrap().ends_with("Upgrade: websocket\r\nConnection: upgrade\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_status_line_without_its_last_blank_is_one() {
+        assert!(asked("HTTP/1.1 200\r\n\r\n").unwrap().head.starts_with(b"HTTP/1.1 200 \r\n"));
+        for line in [
+            "HTTP/1.1 20",
+            "HTTP/1.1 2000",
+            "HTTP/1.1  200 OK",
+            "HTTP/1.1 099 x",
+            "HTTP/1.1 600 x",
+            "HTTP/2 200 OK",
+            "ICY 200 OK",
+        ] {
+            assert!(asked(&format!("{line}\r\n\r\n")).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! One exchange on a connection to an endpoint, as the engine sees it: it writes a request and reads an answer, of which the head was judged
+//! and written anew, and the body follows in canonical framing. When both are whole, and nothing else came, the connection waits in the
+//! pool for its next exchange.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::answer::{self, Rest};
+use super::asked::Asked;
+use super::pool::{Pool, PoolKey};
+use crate::io::body::Body;
+use crate::io::incoming::Incoming;
+use crate::phase::canonical::head::{self, Malformed};
+use crate::phase::canonical::message::Framing;
+
+/// Most bytes of an answer's head.
+pub const MAX_HEAD: usize = 64 * 1024;
+
+/// Most interim answers before the final one.
+const MAX_INTERIM: usize = 16;
+
+/// What is to be known of an exchange while the engine has it.
+#[derive(Debug, Default)]
+pub struct Seen {
+    reused: AtomicBool,
+    fault: OnceLock<Malformed>,
+}
+
+impl Seen {
+    pub(super) fn reuse(&self) {
+        self.reused.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its connection was used before.
+    pub fn is_reused(&self) -> bool {
+        self.reused.load(Ordering::Relaxed)
+    }
+
+    /// What is wrong with the answer; the engine only sees that it cannot be read.
+    pub fn fault(&self) -> Option<Malformed> {
+        self.fault.get().copied()
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Exchange {
+    /// Until it is dropped.
+    incoming: Option<Incoming<TcpStream>>,
+    asked: Asked,
+    /// What is being read of the answer; absent in front of a head.
+    answer: Option<(Body, Rest)>,
+    /// Bytes of the next head that were looked at.
+    looked: usize,
+    interim: usize,
+    keeps: bool,
+    seen: Arc<Seen>,
+    pool: Arc<Pool>,
+    key: PoolKey,
+}
+
+impl Exchange {
+    /// Begins one.
+    pub fn new(stream: TcpStream, seen: Arc<Seen>, pool: Arc<Pool>, key: PoolKey) -> Self {
+        Exchange {
+            incoming: Some(Incoming::new(stream)),
+            asked: Asked::default(),
+            answer: None,
+            looked: 0,
+            interim: 0,
+            keeps: false,
+            seen,
+            pool,
+            key,
+        }
+    }
+
+    fn is_switched(&self) -> bool {
+        matches!(self.answer, Some((_, Rest::Switched)))
+    }
+
+    /// Whether request and answer are whole, and nothing came behind them.
+    fn is_over(&self) -> bool {
+        let answered = self.answer.as_ref().is_some_and(|(body, rest)| *rest != Rest::Head && body.is_done());
+        let quiet = self.incoming.as_ref().is_some_and(|incoming| incoming.buffered().is_empty());
+        answered && quiet && self.keeps && self.asked.is_whole() && self.seen.fault().is_none()
+    }
+
+    fn fail(&self, fault: Malformed) -> io::Error {
+        let _ = self.seen.fault.set(fault);
+        io::Error::new(io::ErrorKind::InvalidData, fault.0)
+    }
+
+    /// Reads the head that comes next; false: the connection has ended before it.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            let Some(incoming) = &mut self.incoming else { return Poll::Ready(Ok(false)) };
+            match head::length(incoming.buffered(), self.looked) {
+                Err(fault) => return Poll::Ready(Err(self.fail(fault))),
+                Ok(length) if length.unwrap_or(incoming.buffered().len()) > MAX_HEAD => {
+                    return Poll::Ready(Err(self.fail(Malformed("the head is too large"))));
+                }
+                Ok(Some(length)) => {
+                    return Poll::Ready(self.begin_answer(length).map(|()| true).map_err(|fault| self.fail(fault)));
+                }
+                Ok(None) => {
+                    self.looked = incoming.buffered().len();
+                    if ready!(incoming.poll_fill(cx))? == 0 {
+                        return Poll::Ready(Ok(false));
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin_answer(&mut self, length: usize) -> Result<(), Malformed> {
+        let Some(incoming) = &mut self.incoming else { return Ok(()) };
+        let answer = answer::read(&incoming.buffered()[..length], self.asked.question())?;
+        incoming.consume(length);
+        self.looked = 0;
+        self.keeps = answer.keeps;
+        self.interim += usize::from(answer.rest == Rest::Head);
+        if self.interim > MAX_INTERIM {
+            return Err(Malformed("there are too many interim answers"));
+        }
+        let body = match answer.rest {
+            Rest::Head | Rest::Switched => Body::new(answer.head, Framing::None),
+            Rest::Length(length) => Body::new(answer.head, Framing::Length(length)),
+            Rest::Chunked => Body::new(answer.head, Framing::Chunked),
+            Rest::UntilClose => Body::until_close(answer.head),
+        };
+        self.answer = Some((body, answer.rest));
+        Ok(())
+    }
+}
+
+impl AsyncRead for Exchange {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            let Some(incoming) = &mut this.incoming else { return Poll::Ready(Ok(())) };
+            match &mut this.answer {
+                Some((body, _)) if !body.is_done() => {
+                    let read = body.poll_read(incoming, cx, buf);
+                    let fault = body.fault();
+                    return fault.map_or(read, |fault| Poll::Ready(Err(this.fail(fault))));
+                }
+                Some((_, Rest::Switched)) => return incoming.poll_through(usize::MAX, cx, buf).map_ok(|_| ()),
+                Some((_, Rest::Head)) => this.answer = None,
+                // The engine has no more to read.
+                Some(_) => return Poll::Ready(Ok(())),
+                None => {
+                    if !ready!(this.poll_head(cx))? {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Exchange {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        let count = ready!(Pin::new(&mut incoming.stream).poll_write(cx, data))?;
+        if !this.is_switched() {
+            this.asked.wrote(&data[..count]);
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// The engine ends every exchange with it; a connection that is kept does not hear of it.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let over = this.is_over();
+        match &mut this.incoming {
+            Some(incoming) if !over => Pin::new(&mut incoming.stream).poll_shutdown(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl VirtualSocket for Exchange {
+    fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
+        // They were set when the connection was made.
+        Ok(())
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if self.is_over()
+            && let Some(incoming) = self.incoming.take()
+        {
+            self.pool.put(self.key, incoming.stream);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Connections to endpoints: made here, judged here, kept here. The engine is lent each of them for one exchange (docs/adr/0027).
+
+pub mod answer;
+mod asked;
+pub mod exchange;
+pub mod pool;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::connectors::l4::Connect;
+use pingora::protocols::l4::socket::SocketAddr as EngineAddress;
+use pingora::protocols::l4::stream::Stream;
+use pingora::protocols::l4::virt::VirtualSocketStream;
+use pingora::{Error, ErrorType};
+use rustix::io::Errno;
+use tokio::net::TcpStream;
+
+use exchange::{Exchange, Seen};
+use pool::{Pool, PoolKey};
+
+/// Makes the connection of one attempt, or takes one that waits.
+#[derive(Debug)]
+pub struct Connection {
+    pool: Arc<Pool>,
+    key: PoolKey,
+    limit: Duration,
+    seen: Arc<Seen>,
+}
+
+impl Connection {
+    /// For an endpoint; `limit`: for connecting.
+    pub fn new(pool: Arc<Pool>, key: PoolKey, limit: Duration) -> Self {
+        Connection { pool, key, limit, seen: Arc::default() }
+    }
+
+    /// What is to be known of its exchange.
+    pub fn seen(&self) -> &Arc<Seen> {
+        &self.seen
+    }
+
+    async fn open(&self) -> pingora::Result<TcpStream> {
+        let opened = tokio::time::timeout(self.limit, TcpStream::connect(self.key.1)).await;
+        let why = |kind: ErrorType| move |error: io::Error| Error::because(kind, "connecting to an endpoint", error);
+        let stream = match opened {
+            Err(_) => return Error::e_explain(ErrorType::ConnectTimedout, "connecting to an endpoint"),
+            Ok(Err(error)) => return Err(why(kind_of(&error))(error)),
+            Ok(Ok(stream)) => stream,
+        };
+        // Without the option requests are only slower.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+}
+
+/// Errors of the gateway's own machine are told apart from those of the endpoint.
+fn kind_of(error: &io::Error) -> ErrorType {
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => ErrorType::SocketError,
+        Some(Errno::ADDRNOTAVAIL) => ErrorType::BindError,
+        Some(Errno::CONNREFUSED) => ErrorType::ConnectRefused,
+        Some(Errno::NETUNREACH | Errno::HOSTUNREACH) => ErrorType::ConnectNoRoute,
+        _ => ErrorType::ConnectError,
+    }
+}
+
+#[async_trait]
+impl Connect for Connection {
+    async fn connect(&self, _: &EngineAddress) -> pingora::Result<Stream> {
+        let stream = match self.pool.take(&self.key) {
+            Some(stream) => {
+                self.seen.reuse();
+                stream
+            }
+            None => self.open().await?,
+        };
+        let exchange = Exchange::new(stream, self.seen.clone(), self.pool.clone(), self.key);
+        Ok(VirtualSocketStream::new(Box::new(exchange)).into())
+    }
+}
