@@ -53,7 +53,7 @@ pub fn is_one_hop(name: &[u8]) -> bool {
 /// Whether `Connection` may nominate a field: not one of forwarding, of security or of the message itself (CVE-2026-105299).
 pub fn may_be_nominated(name: &[u8]) -> bool {
     let begins = |with: &&str| name.len() >= with.len() && name[..with.len()].eq_ignore_ascii_case(with.as_bytes());
-    !is_one_of(name, &END_TO_END_NAMES) && !END_TO_END.iter().any(|with| begins(with))
+    !is_one_of(name, &END_TO_END_NAMES) && !END_TO_END.iter().any(begins)
 }
 
 #[cfg(test)]

@@ -110,14 +110,10 @@ fn judge_fields<'a>(fields: &[Field<'a>], http10: bool, limits: &Limits) -> Resu
     for field in fields {
         match field {
             field if field.is("host") => {
-                if said.host.replace(field.value).is_some() {
-                    return Err(Malformed("there are several Host fields").into());
-                }
+                once(&mut said.host, field.value, "there are several Host fields")?;
             }
             field if field.is("content-length") => {
-                if said.length.replace(content_length(field.value)?).is_some() {
-                    return Err(Malformed("there are several Content-Length fields").into());
-                }
+                once(&mut said.length, content_length(field.value)?, "there are several Content-Length fields")?;
             }
             field if field.is("transfer-encoding") => {
                 encodings += 1;
@@ -149,6 +145,14 @@ fn judge_fields<'a>(fields: &[Field<'a>], http10: bool, limits: &Limits) -> Resu
     }
     limits.judge_count(fields.len() - said.cookies.len(), said.cookies.len())?;
     Ok(said)
+}
+
+/// Sets what may be said once.
+///
+/// # Errors
+/// It was said before; the error says `otherwise`.
+pub fn once<T>(place: &mut Option<T>, value: T, otherwise: &'static str) -> Result<(), Malformed> {
+    place.replace(value).map_or(Ok(()), |_| Err(Malformed(otherwise)))
 }
 
 /// Reads a Content-Length (RFC 9110, 8.6): digits, and nothing else.

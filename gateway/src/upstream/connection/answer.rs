@@ -2,7 +2,7 @@
 
 use crate::phase::canonical::fields::{is_look_alike, is_one_hop, may_be_nominated};
 use crate::phase::canonical::head::{self, Field, Malformed};
-use crate::phase::canonical::message::content_length;
+use crate::phase::canonical::message::{content_length, once};
 
 /// What was asked, as far as it says how an answer is framed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -98,9 +98,7 @@ fn judge_fields<'a>(fields: &[Field<'a>], http10: bool) -> Result<Said<'a>, Malf
     let mut encodings = 0;
     for field in fields {
         if field.is("content-length") {
-            if said.length.replace(content_length(field.value)?).is_some() {
-                return Err(Malformed("there are several Content-Length fields"));
-            }
+            once(&mut said.length, content_length(field.value)?, "there are several Content-Length fields")?;
         } else if field.is("transfer-encoding") {
             encodings += 1;
             said.chunked = field.value.eq_ignore_ascii_case(b"chunked");
