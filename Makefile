@@ -73,9 +73,10 @@ bench: ## Measure lookups, compile, memory and load (docs/benchmarks.md).
 soak: setup ## What goes on for long, in full, with optimised programs. `make test` has the short forms.
 	@$(MAKE) --no-print-directory apiserver
 	@$(STEP) "Build the tests" $(CARGO) build --locked --workspace --bins --tests
-	@$(STEP) "Build optimised programs" $(CARGO) build --locked --release --package sluicegate --package sluicegate-controller
+	@$(STEP) "Build optimised programs" $(CARGO) build --locked --release --package sluicegate --package sluicegate-controller --package sluicegate-testbed
 	@$(STEP) "Rolling updates: a million requests (the gateway as the tests have it)" env SOAK=1 $(CARGO) test --locked --package sluicegate --test suite -- rollouts --nocapture
-	@for what in endurance leader::one_writes; do $(STEP) "Controller: $$what" env SOAK=1 PROGRAMS=$(CURDIR)/target/release $(CARGO) test --locked --package sluicegate-controller --test suite -- $$what --nocapture --test-threads 1 || exit 1; done
+	@$(STEP) "Build optimised tests" $(CARGO) build --locked --profile soak --package sluicegate-controller --package sluicegate-testbed --bins --tests
+	@for what in endurance leader::one_writes; do $(STEP) "Controller: $$what" env SOAK=1 PROGRAMS=$(CURDIR)/target/release $(CARGO) test --locked --profile soak --package sluicegate-controller --test suite -- $$what --nocapture --test-threads 1 || exit 1; done
 
 deny: ## Licences, advisories, sources and bans of all dependencies, with cargo-deny.
 	@command -v cargo-deny >/dev/null || $(STEP) "Install cargo-deny" $(CARGO) install --locked cargo-deny
