@@ -64,6 +64,10 @@ reasons! {
     ExpectationFailed = 417 "The request expects what cannot be met.",
     /// The head is larger than it may be, or has too many fields.
     HeadTooLarge = 431 "The header fields of the request are too large.",
+    /// The client did not take the answer.
+    ClientStalled = 0 "The client does not take the answer.",
+    /// Nothing moved either way for too long, after the answer had begun.
+    IdleTimeout = 0 "Nothing moved for too long.",
     /// Something in the gateway failed.
     InternalError = 500 "Internal error.",
     /// No endpoint could be connected to.

@@ -12,6 +12,7 @@ use super::general::{Ctx, Gateway};
 use crate::observe::RequestLabels;
 use crate::observe::access_log::Line;
 use crate::phase::{Reason, address};
+use crate::upstream::connection::patience::Waits;
 
 impl Gateway {
     /// Counts a finished request.
@@ -77,6 +78,17 @@ impl Gateway {
     }
 }
 
+/// Why an exchange with an endpoint ended, where it did so itself.
+fn reason_of_exchange(ctx: &Ctx) -> Option<Reason> {
+    let seen = ctx.exchange.as_ref()?;
+    let slow = seen.slow().map(|waits| match waits {
+        Waits::ForClient => Reason::ClientTimeout,
+        Waits::ForAnswer => Reason::UpstreamTimeout,
+        Waits::ForStream | Waits::ForUpgraded => Reason::IdleTimeout,
+    });
+    seen.fault().map(|_| Reason::UpstreamInvalid).or(slow)
+}
+
 /// What is wrong with a request or an answer that was refused.
 fn detail(ctx: &Ctx) -> Option<&'static str> {
     let of_answer = || Some(ctx.exchange.as_ref()?.fault()?.0);
@@ -94,20 +106,20 @@ pub(super) fn reason_of(error: &Error, ctx: &Ctx) -> Reason {
     if matches!(error.etype(), ErrorType::HTTPStatus(_)) || ctx.reason == Reason::ConnectFailed {
         return ctx.reason;
     }
-    if *error.esource() == ErrorSource::Upstream && ctx.exchange.as_ref().is_some_and(|seen| seen.fault().is_some()) {
-        return Reason::UpstreamInvalid;
+    if let (ErrorSource::Upstream, Some(reason)) = (error.esource(), reason_of_exchange(ctx)) {
+        return reason;
     }
     let fault = ctx.info.as_ref().and_then(|info| info.lending.fault());
     if let (ErrorSource::Downstream, Some(refused)) = (error.esource(), fault) {
         return refused.reason;
     }
     match (error.esource(), error.etype()) {
-        (ErrorSource::Upstream, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => Reason::UpstreamTimeout,
         (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::H2Error) => {
             Reason::UpstreamInvalid
         }
         (ErrorSource::Upstream, _) => Reason::UpstreamReset,
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => Reason::ClientTimeout,
+        (ErrorSource::Downstream, ErrorType::WriteTimedout) => Reason::ClientStalled,
         (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => Reason::BadRequest,
         (ErrorSource::Downstream, _) => Reason::ClientClosed,
         _ => Reason::InternalError,

@@ -107,21 +107,14 @@ impl Gateway {
     }
 
     /// The engine's peer for an attempt, whose connection is made, judged and kept by [`crate::upstream::connection`].
-    pub(super) fn peer(
-        &self,
-        endpoint: &EndpointState,
-        backend: &BoundBackend,
-        upgrade: bool,
-    ) -> (Box<HttpPeer>, Arc<Seen>) {
-        let seconds = |seconds: u32| Some(Duration::from_secs(seconds.into()));
+    pub(super) fn peer(&self, endpoint: &EndpointState, backend: &BoundBackend) -> (Box<HttpPeer>, Arc<Seen>) {
         let timeouts = &self.shared.settings.timeouts;
         let mut peer = Box::new(HttpPeer::new(endpoint.address, false, String::new()));
         let limit = Duration::from_secs(timeouts.connect.into());
-        let connection = Connection::new(self.pool.clone(), (backend.pool_group, endpoint.address), limit);
+        let key = (backend.pool_group, endpoint.address);
+        let connection = Connection::new(self.pool.clone(), key, limit, self.shared.settings.times());
         let seen = connection.seen().clone();
         peer.options.custom_l4 = Some(Arc::new(connection));
-        peer.options.read_timeout = seconds(if upgrade { timeouts.upgraded_idle } else { timeouts.upstream_read });
-        peer.options.write_timeout = seconds(timeouts.upstream_write);
         (peer, seen)
     }
 

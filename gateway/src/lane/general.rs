@@ -192,8 +192,12 @@ impl ProxyHttp for Gateway {
         let last = ctx.info.as_ref().is_some_and(|info| info.lending.is_last());
         let kept = session.get_keepalive().is_some() && !draining && !last;
         session.set_keepalive(kept.then(|| timeouts.keep_alive.into()));
-        session.set_read_timeout(Some(Duration::from_secs(timeouts.client_read.into())));
-        session.set_write_timeout(Some(Duration::from_secs(timeouts.client_write.into())));
+        // The last resort, for what is read after the backend has answered; before that the exchange is less patient.
+        session.set_read_timeout(Some(Duration::from_secs(timeouts.stream.into())));
+        // HTTP/1 has its own, which counts progress.
+        let stall = Duration::from_secs(timeouts.client_write.into());
+        let is_http2 = session.is_http2();
+        session.set_write_timeout(is_http2.then_some(stall));
         let Some(reply) = self.judge(session, ctx) else { return Ok(false) };
         let close = ctx.refused.is_some() || draining;
         // The client being gone is its own affair, and no error of the gateway's.
@@ -223,7 +227,7 @@ impl ProxyHttp for Gateway {
         if ctx.upgrade {
             session.set_read_timeout(Some(Duration::from_secs(self.shared.settings.timeouts.upgraded_idle.into())));
         }
-        let (peer, exchange) = self.peer(&endpoint, &backend, ctx.upgrade);
+        let (peer, exchange) = self.peer(&endpoint, &backend);
         ctx.exchange = Some(exchange);
         ctx.endpoint = Some(endpoint);
         ctx.connect_started = Some(Instant::now());

@@ -131,16 +131,18 @@ pub struct TimeoutSettings {
     pub head: u32,
     /// Between two requests of a client's connection.
     pub keep_alive: u32,
-    /// Between two reads of a request body.
-    pub client_read: u32,
-    /// For one write to the client to make progress.
+    /// The same for connections of `trustedProxies`, which use them again after longer.
+    pub keep_alive_trusted: u32,
+    /// In which a client has to send `limits.bodyRate` bytes a second of a request's body, until the answer has begun.
+    pub body: u32,
+    /// For the client to take anything of an answer.
     pub client_write: u32,
     /// Connecting to an endpoint.
     pub connect: u32,
-    /// Between two reads from an endpoint; before the response header it is what a 504 waits for.
+    /// For the head of an endpoint's answer, since the request last moved.
     pub upstream_read: u32,
-    /// For one write to an endpoint to make progress.
-    pub upstream_write: u32,
+    /// Without a byte either way, once an answer has begun.
+    pub stream: u32,
     /// How long an unused upstream connection is kept.
     pub upstream_idle: u32,
     /// Without a byte either way on an upgraded connection.
@@ -159,19 +161,23 @@ pub struct LimitSettings {
     pub fields: usize,
     /// Its fields named Cookie.
     pub cookies: usize,
+    /// Bytes a second that a client has to send of a request's body.
+    pub body_rate: u64,
+    /// Requests of one connection.
+    pub requests_per_connection: u64,
 }
 
 impl Default for LimitSettings {
     fn default() -> Self {
         let Limits { head_bytes, target_bytes, fields, cookies } = Limits::default();
-        LimitSettings { head_bytes, target_bytes, fields, cookies }
+        LimitSettings { head_bytes, target_bytes, fields, cookies, body_rate: 512, requests_per_connection: 10_000 }
     }
 }
 
 impl LimitSettings {
     /// Those of a request's head.
     pub fn head(&self) -> Limits {
-        let &LimitSettings { head_bytes, target_bytes, fields, cookies } = self;
+        let &LimitSettings { head_bytes, target_bytes, fields, cookies, .. } = self;
         Limits { head_bytes, target_bytes, fields, cookies }
     }
 
@@ -182,6 +188,8 @@ impl LimitSettings {
             ("targetBytes", self.target_bytes, 256..=256 * 1024),
             ("fields", self.fields, 10..=240),
             ("cookies", self.cookies, 1..=10_000),
+            ("bodyRate", self.body_rate as usize, 0..=1 << 30),
+            ("requestsPerConnection", self.requests_per_connection as usize, 1..=1 << 40),
         ];
         match ranges.iter().find(|(_, value, range)| !range.contains(value)) {
             Some((name, _, range)) => {
@@ -199,11 +207,12 @@ impl Default for TimeoutSettings {
             first_byte: 10,
             head: 10,
             keep_alive: 75,
-            client_read: 60,
-            client_write: 60,
+            keep_alive_trusted: 620,
+            body: 30,
+            client_write: 30,
             connect: 5,
             upstream_read: 60,
-            upstream_write: 60,
+            stream: 300,
             upstream_idle: 55,
             upgraded_idle: 3600,
         }
@@ -282,11 +291,12 @@ impl SettingsFile for Settings {
             t.first_byte,
             t.head,
             t.keep_alive,
-            t.client_read,
+            t.keep_alive_trusted,
+            t.body,
             t.client_write,
             t.connect,
             t.upstream_read,
-            t.upstream_write,
+            t.stream,
             t.upstream_idle,
             t.upgraded_idle,
         ];

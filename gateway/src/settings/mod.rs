@@ -4,6 +4,7 @@ mod file;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use file::{AccessLogSettings, LimitSettings, Settings, TimeoutSettings};
 pub use sluicegate_process::settings::{SettingsFile, read};
@@ -16,6 +17,7 @@ use sluicegate_snapshot::wire::MAX_ADDRESSES;
 use sluicegate_snapshot::{BackendKey, Mode, ObjectKey};
 
 use crate::stream::{ControllerUrl, Credentials};
+use crate::upstream::connection::patience::Times;
 
 /// Where the default certificate comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +49,25 @@ impl DefaultCertificate {
 }
 
 impl Settings {
+    /// How long a client's connection is kept without a request; `trusted`: it is one of `trustedProxies`.
+    pub fn keep_alive(&self, trusted: bool) -> Duration {
+        let seconds = if trusted { self.timeouts.keep_alive_trusted } else { self.timeouts.keep_alive };
+        Duration::from_secs(seconds.into())
+    }
+
+    /// How long an exchange with an endpoint waits.
+    pub fn times(&self) -> Times {
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        let t = &self.timeouts;
+        Times {
+            answer: seconds(t.upstream_read),
+            stream: seconds(t.stream),
+            upgraded: seconds(t.upgraded_idle),
+            window: seconds(t.body),
+            rate: self.limits.body_rate,
+        }
+    }
+
     /// Where the default certificate comes from.
     ///
     /// # Errors

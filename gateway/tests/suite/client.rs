@@ -58,6 +58,13 @@ pub fn connect(address: SocketAddr) -> Connection {
     Connection { stream, buffer: Vec::new() }
 }
 
+impl Connection {
+    /// Over a connection that is there.
+    pub fn over(stream: TcpStream) -> Connection {
+        Connection { stream, buffer: Vec::new() }
+    }
+}
+
 /// A TLS client: verifies nothing, so that a test can look at what it got.
 pub struct Tls {
     alpn: Option<&'static [u8]>,

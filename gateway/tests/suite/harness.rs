@@ -257,12 +257,6 @@ impl Gateway {
         self.access.all()
     }
 
-    /// Waits for a line of the access log.
-    pub fn access_line(&self, is_it: impl Fn(&Value) -> bool) -> Value {
-        let find = |line: &String| serde_json::from_str(line).ok().filter(&is_it);
-        self.access.wait("a line of the access log", |lines| lines.iter().find_map(find))
-    }
-
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

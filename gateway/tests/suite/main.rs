@@ -5,6 +5,7 @@ mod backends;
 mod canonical;
 mod cli;
 mod client;
+mod deadlines;
 mod dns;
 mod docs;
 mod fidelity;

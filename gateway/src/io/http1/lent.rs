@@ -3,10 +3,12 @@
 //!
 //! Answers that the engine makes before any phase ran are replaced: they would carry no reason, no request id, and the engine's name.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -16,6 +18,7 @@ use pingora::protocols::{
     UniqueID,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::Sleep;
 
 use super::refuse;
 use crate::io::body::Body;
@@ -42,6 +45,9 @@ pub struct Lent {
     pending: Vec<u8>,
     /// What is left to write of an answer that replaces the engine's.
     own: Vec<u8>,
+    /// How long the client may take nothing.
+    stall: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 /// Writes a buffer out.
@@ -64,10 +70,39 @@ fn poll_drain(stream: &mut Stream, buffer: &mut Vec<u8>, cx: &mut Context<'_>) -
 
 impl Lent {
     /// Lends a request, of whose connection everything up to the end of its head is used. `last`: its connection ends with it.
-    pub fn new(incoming: Incoming<Stream>, request: Request, info: Arc<ClientInfo>, last: bool) -> Self {
+    /// `stall`: how long the client may take nothing of the answer.
+    pub fn new(
+        incoming: Incoming<Stream>,
+        request: Request,
+        info: Arc<ClientInfo>,
+        last: bool,
+        stall: Duration,
+    ) -> Self {
         info.lending.begin(request.canonical, last);
         let message = Body::new(request.head, request.framing);
-        Lent { incoming, info, message, pending: Vec::new(), own: Vec::new() }
+        Lent { incoming, info, message, pending: Vec::new(), own: Vec::new(), stall, stalled: None }
+    }
+
+    /// What came of writing: where nothing can be written for too long, the client does not read.
+    fn judge_stall<T>(
+        &mut self,
+        written: Poll<io::Result<T>>,
+        progress: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() || progress {
+            self.stalled = None;
+        }
+        if written.is_ready() {
+            return written;
+        }
+        let stall = self.stall;
+        let sleep = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
+        ready!(sleep.as_mut().poll(cx));
+        self.info
+            .lending
+            .fail(Refused { reason: Reason::ClientStalled, detail: "the client takes nothing of the answer" });
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// The connection, if the next request may come on it: this one was read whole, and its answer is written.
@@ -123,8 +158,8 @@ impl AsyncRead for Lent {
     }
 }
 
-impl AsyncWrite for Lent {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+impl Lent {
+    fn poll_take(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         if !self.info.lending.is_taken() {
             if self.info.refusal.get().is_none() {
                 self.refuse();
@@ -142,15 +177,34 @@ impl AsyncWrite for Lent {
         Poll::Ready(Ok(data.len()))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_own(cx))?;
         ready!(self.poll_pending(cx))?;
         Pin::new(&mut self.incoming.stream).poll_flush(cx)
     }
+}
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_pending(cx))?;
-        Pin::new(&mut self.incoming.stream).poll_shutdown(cx)
+impl AsyncWrite for Lent {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let before = this.pending.len();
+        let written = this.poll_take(cx, data);
+        let progress = this.pending.len() < before;
+        this.judge_stall(written, progress, cx)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = this.pending.len() + this.own.len();
+        let written = this.poll_out(cx);
+        let progress = this.pending.len() + this.own.len() < before;
+        this.judge_stall(written, progress, cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_pending(cx))?;
+        Pin::new(&mut this.incoming.stream).poll_shutdown(cx)
     }
 }
 

@@ -26,16 +26,21 @@ use lent::Lent;
 impl Serve {
     /// Serves requests one after another, until the connection ends.
     pub(super) async fn http1(&self, stream: Stream, info: &Arc<ClientInfo>) {
+        let settings = &self.shared.settings;
+        let keep_alive = settings.keep_alive(info.connection.trusted);
+        let stall = Duration::from_secs(settings.timeouts.client_write.into());
         let mut incoming = Incoming::new(stream);
-        let mut limit = self.shared.settings.timeouts.first_byte;
+        let mut limit = Duration::from_secs(settings.timeouts.first_byte.into());
+        let mut left = requests_of_a_connection(settings.limits.requests_per_connection);
         loop {
-            let request = match self.next_request(&mut incoming, Duration::from_secs(limit.into())).await {
+            let request = match self.next_request(&mut incoming, limit).await {
                 Ok(request) => request,
-                Err(Ended::Silently) => return,
+                Err(Ended::Silently) => return refuse::close(incoming.stream).await,
                 Err(Ended::Refused(refused)) => return self.refuse(incoming.stream, info, refused).await,
             };
-            limit = self.shared.settings.timeouts.keep_alive;
-            let lent = Lent::new(incoming, request, info.clone(), false);
+            limit = keep_alive;
+            left -= 1;
+            let lent = Lent::new(incoming, request, info.clone(), left == 0, stall);
             let session = ServerSession::new_http1(Box::new(lent));
             let reused = self.proxy.process_new_http(session, &self.draining).await;
             if let Some(refusal) = info.refusal.get() {
@@ -87,6 +92,11 @@ impl Serve {
             self.shared.access_log.write(&Line::unparsed(info.connection, &refusal.refused, &refusal.request_id));
         }
     }
+}
+
+/// How many requests a connection serves: up to a tenth less than it may, so that those which began together do not end together.
+fn requests_of_a_connection(limit: u64) -> u64 {
+    limit - rand::random_range(0..=limit / 10)
 }
 
 /// The connection out of what the engine has done with.

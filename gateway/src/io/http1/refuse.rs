@@ -1,20 +1,20 @@
 //! Answers to requests that no lane could take, and the end of their connections.
 
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderMap, Method};
 use pingora::protocols::{Shutdown, Stream};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use crate::io::client::{ClientInfo, Refusal};
 use crate::phase::canonical::Refused;
 use crate::phase::{Reason, request_id, respond};
 
 /// How long a closing connection is read from, at most.
-const LINGER: Duration = Duration::from_secs(1);
-
-/// How many bytes are read from it, at most.
-const LINGER_BYTES: usize = 1024 * 1024;
+const LINGER: Duration = Duration::from_secs(2);
 
 /// The answer to a request that is refused; a connection is refused once, and ends with it.
 pub fn answer(info: &ClientInfo, refused: Refused) -> Vec<u8> {
@@ -38,20 +38,28 @@ pub async fn end(mut stream: Stream, answer: &[u8], limit: Duration) {
     }
 }
 
+/// Ends a connection on which nothing is to be said; over TLS that is told.
+pub async fn close(mut stream: Stream) {
+    // Whoever does not take even that is not waited for.
+    let _ = tokio::time::timeout(LINGER, Shutdown::shutdown(&mut *stream)).await;
+}
+
 /// Closes in a way that lets the client read the answer: what it still sends is taken for a moment, since a socket that
 /// is closed with unread bytes resets the connection, and the reset overtakes the answer.
 pub async fn linger(stream: &mut Stream) {
     Shutdown::shutdown(&mut **stream).await;
-    let mut chunk = [0; 4096];
-    let discard = async {
-        let mut left = LINGER_BYTES;
-        while let Ok(count @ 1..) = stream.read(&mut chunk).await {
-            left = left.saturating_sub(count);
-            if left == 0 {
-                break;
+    let discard = std::future::poll_fn(|cx| {
+        // On the stack only while something is read.
+        let mut scratch = [MaybeUninit::uninit(); 16 * 1024];
+        loop {
+            let mut read = ReadBuf::uninit(&mut scratch);
+            match Pin::new(&mut *stream).poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
             }
         }
-    };
+    });
     // A client that neither reads nor closes has had its chance.
     let _ = tokio::time::timeout(LINGER, discard).await;
 }

@@ -22,11 +22,14 @@ pub struct Asked {
     /// What has come of the head, or of a chunk's line.
     text: Vec<u8>,
     question: Question,
+    /// The client waits for 100 before it sends the body.
+    expects: bool,
+    is_grpc: bool,
 }
 
 impl Default for Asked {
     fn default() -> Self {
-        Asked { state: State::Head(0), text: Vec::new(), question: Question::default() }
+        Asked { state: State::Head(0), text: Vec::new(), question: Question::default(), expects: false, is_grpc: false }
     }
 }
 
@@ -34,6 +37,13 @@ impl Asked {
     /// What was asked, as far as it was sent.
     pub fn question(&self) -> Question {
         self.question
+    }
+
+    /// Whether the client has to send more of the body before anything can be expected of the backend. `continued`: it was told to.
+    /// gRPC's streams are as slow as they like.
+    pub fn awaits_client(&self, continued: bool) -> bool {
+        let may_send = continued || !self.expects;
+        may_send && !self.is_grpc && !self.is_whole() && !matches!(self.state, State::Head(_))
     }
 
     /// Whether one request was sent, whole, and nothing behind it.
@@ -66,6 +76,8 @@ impl Asked {
     fn read_head(&mut self, length: usize) -> Option<State> {
         let head = head::split(&self.text[..length]).ok()?;
         let field = |name: &str| head.fields.iter().find(|field| field.is(name));
+        self.expects = field("expect").is_some();
+        self.is_grpc = field("content-type").is_some_and(|field| field.value.starts_with(b"application/grpc"));
         self.question = Question { is_head: head.start.starts_with(b"HEAD "), upgrade: field("upgrade").is_some() };
         Some(match (field("transfer-encoding"), field("content-length")) {
             (Some(_), _) => State::Chunked(Box::default()),
@@ -75,6 +87,7 @@ impl Asked {
     }
 
     fn follow_body(&mut self, mut bytes: &[u8]) {
+        self.expects &= bytes.is_empty();
         while !bytes.is_empty() {
             match &mut self.state {
                 State::Length(left) if *left >= bytes.len() as u64 => {

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::answer::{self, Rest};
 use super::asked::Asked;
+use super::patience::{Patience, Times, Waits};
 use super::pool::{Pool, PoolKey};
 use crate::io::body::Body;
 use crate::io::incoming::Incoming;
@@ -31,6 +32,7 @@ const MAX_INTERIM: usize = 16;
 pub struct Seen {
     reused: AtomicBool,
     fault: OnceLock<Malformed>,
+    slow: OnceLock<Waits>,
 }
 
 impl Seen {
@@ -41,6 +43,11 @@ impl Seen {
     /// Whether its connection was used before.
     pub fn is_reused(&self) -> bool {
         self.reused.load(Ordering::Relaxed)
+    }
+
+    /// What it waited for too long.
+    pub fn slow(&self) -> Option<Waits> {
+        self.slow.get().copied()
     }
 
     /// What is wrong with the answer; the engine only sees that it cannot be read.
@@ -61,6 +68,9 @@ pub struct Exchange {
     looked: usize,
     interim: usize,
     keeps: bool,
+    /// The endpoint does not take what is written.
+    blocked: bool,
+    patience: Patience,
     seen: Arc<Seen>,
     pool: Arc<Pool>,
     key: PoolKey,
@@ -68,7 +78,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// Begins one.
-    pub fn new(stream: TcpStream, seen: Arc<Seen>, pool: Arc<Pool>, key: PoolKey) -> Self {
+    pub fn new(stream: TcpStream, times: Times, seen: Arc<Seen>, pool: Arc<Pool>, key: PoolKey) -> Self {
         Exchange {
             incoming: Some(Incoming::new(stream)),
             asked: Asked::default(),
@@ -76,6 +86,8 @@ impl Exchange {
             looked: 0,
             interim: 0,
             keeps: false,
+            blocked: false,
+            patience: Patience::new(times),
             seen,
             pool,
             key,
@@ -84,6 +96,15 @@ impl Exchange {
 
     fn is_switched(&self) -> bool {
         matches!(self.answer, Some((_, Rest::Switched)))
+    }
+
+    fn waits(&self) -> Waits {
+        match &self.answer {
+            Some((_, Rest::Switched)) => Waits::ForUpgraded,
+            Some((_, rest)) if *rest != Rest::Head => Waits::ForStream,
+            _ if self.asked.awaits_client(self.interim > 0) && !self.blocked => Waits::ForClient,
+            _ => Waits::ForAnswer,
+        }
     }
 
     /// Whether request and answer are whole, and nothing came behind them.
@@ -141,23 +162,30 @@ impl Exchange {
     }
 }
 
-impl AsyncRead for Exchange {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
+impl Exchange {
+    /// Nothing moves; ready when that has lasted too long. The engine reads or writes, and never both: each of them waits here.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let waits = self.waits();
+        ready!(self.patience.poll(waits, cx));
+        let _ = self.seen.slow.set(waits);
+        Poll::Ready(io::ErrorKind::TimedOut.into())
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            let Some(incoming) = &mut this.incoming else { return Poll::Ready(Ok(())) };
-            match &mut this.answer {
+            let Some(incoming) = &mut self.incoming else { return Poll::Ready(Ok(())) };
+            match &mut self.answer {
                 Some((body, _)) if !body.is_done() => {
                     let read = body.poll_read(incoming, cx, buf);
                     let fault = body.fault();
-                    return fault.map_or(read, |fault| Poll::Ready(Err(this.fail(fault))));
+                    return fault.map_or(read, |fault| Poll::Ready(Err(self.fail(fault))));
                 }
                 Some((_, Rest::Switched)) => return incoming.poll_through(usize::MAX, cx, buf).map_ok(|_| ()),
-                Some((_, Rest::Head)) => this.answer = None,
+                Some((_, Rest::Head)) => self.answer = None,
                 // The engine has no more to read.
                 Some(_) => return Poll::Ready(Ok(())),
                 None => {
-                    if !ready!(this.poll_head(cx))? {
+                    if !ready!(self.poll_head(cx))? {
                         return Poll::Ready(Ok(()));
                     }
                 }
@@ -166,11 +194,25 @@ impl AsyncRead for Exchange {
     }
 }
 
+impl AsyncRead for Exchange {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Poll::Ready(read) = this.poll_answer(cx, buf) {
+            this.patience.read();
+            return Poll::Ready(read);
+        }
+        this.poll_patience(cx).map(Err)
+    }
+}
+
 impl AsyncWrite for Exchange {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let Some(incoming) = &mut this.incoming else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
-        let count = ready!(Pin::new(&mut incoming.stream).poll_write(cx, data))?;
+        let written = Pin::new(&mut incoming.stream).poll_write(cx, data);
+        this.blocked = written.is_pending();
+        let Poll::Ready(count) = written? else { return this.poll_patience(cx).map(Err) };
+        this.patience.wrote(count);
         if !this.is_switched() {
             this.asked.wrote(&data[..count]);
         }

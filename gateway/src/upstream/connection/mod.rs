@@ -3,6 +3,7 @@
 pub mod answer;
 mod asked;
 pub mod exchange;
+pub mod patience;
 pub mod pool;
 
 use std::io;
@@ -19,6 +20,7 @@ use rustix::io::Errno;
 use tokio::net::TcpStream;
 
 use exchange::{Exchange, Seen};
+use patience::Times;
 use pool::{Pool, PoolKey};
 
 /// Makes the connection of one attempt, or takes one that waits.
@@ -27,13 +29,14 @@ pub struct Connection {
     pool: Arc<Pool>,
     key: PoolKey,
     limit: Duration,
+    times: Times,
     seen: Arc<Seen>,
 }
 
 impl Connection {
     /// For an endpoint; `limit`: for connecting.
-    pub fn new(pool: Arc<Pool>, key: PoolKey, limit: Duration) -> Self {
-        Connection { pool, key, limit, seen: Arc::default() }
+    pub fn new(pool: Arc<Pool>, key: PoolKey, limit: Duration, times: Times) -> Self {
+        Connection { pool, key, limit, times, seen: Arc::default() }
     }
 
     /// What is to be known of its exchange.
@@ -76,7 +79,7 @@ impl Connect for Connection {
             }
             None => self.open().await?,
         };
-        let exchange = Exchange::new(stream, self.seen.clone(), self.pool.clone(), self.key);
+        let exchange = Exchange::new(stream, self.times, self.seen.clone(), self.pool.clone(), self.key);
         Ok(VirtualSocketStream::new(Box::new(exchange)).into())
     }
 }

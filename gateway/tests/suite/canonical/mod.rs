@@ -188,7 +188,7 @@ fn the_detail_of_a_refusal_is_in_the_access_log() {
     let scene = Scene::set();
     let raw = "GET / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
     assert_eq!(client::raw(scene.gateway.http, raw).status, 400);
-    let line = scene.gateway.access_line(|line| line["status"] == 400);
+    let line = scene.gateway.wait_access(|line| line["status"] == 400);
     assert_eq!(line["detail"], "Transfer-Encoding and Content-Length contradict each other");
     scene.gateway.wait_metric("sluicegate_rejected_total", &["reason=\"MalformedHead\""], 1.0);
 }
