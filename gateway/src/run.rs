@@ -4,7 +4,6 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use sluicegate_process::{EXIT_BIND, EXIT_USAGE, log};
+use sluicegate_process::{EXIT_BIND, EXIT_USAGE, log, resources};
 use sluicegate_snapshot::Mode;
 use tokio::sync::watch;
 
@@ -21,6 +20,7 @@ use crate::apply::state_file::StateFile;
 use crate::apply::state_format::StateKey;
 use crate::apply::{Applier, Compiler};
 use crate::cli::USAGE;
+use crate::io::admission::{self, Admission};
 use crate::io::listener::{Listeners, bind_alone};
 use crate::io::worker::{self, Blueprint};
 use crate::manifests::watch::Signal;
@@ -67,7 +67,7 @@ struct Running {
     signals: Signals,
     following: Following,
     draining: watch::Sender<bool>,
-    open: Arc<AtomicUsize>,
+    admission: Arc<Admission>,
 }
 
 fn start(mut settings: Settings) -> Result<Running, StartError> {
@@ -100,7 +100,6 @@ fn start(mut settings: Settings) -> Result<Running, StartError> {
     let certificates = Arc::new(CertificateChoice { table: shared.table.clone(), fallback });
     let acceptor = Arc::new(Acceptor::new().map_err(|error| StartError::new("TLS", error))?);
     let (draining, draining_seen) = watch::channel(false);
-    let open = Arc::new(AtomicUsize::new(0));
 
     let admin_runtime = spawn_runtime("admin")?;
     let mut addresses = vec![("admin", admin_listener.local_addr())];
@@ -134,14 +133,38 @@ fn start(mut settings: Settings) -> Result<Running, StartError> {
     };
     let following = following.map_err(|error| StartError::new("applier", error))?;
 
-    let blueprint =
-        Blueprint { shared: shared.clone(), acceptor, certificates, draining: draining_seen, open: open.clone() };
+    let admission = Arc::new(admit(&shared.settings, shared.cells.len()));
+    let blueprint = Blueprint {
+        shared: shared.clone(),
+        acceptor,
+        certificates,
+        draining: draining_seen,
+        admission: admission.clone(),
+    };
     announce(&shared, &listeners, &addresses);
     for (index, listeners) in listeners.into_iter().enumerate() {
         worker::start(index, blueprint.clone(), listeners).map_err(|error| StartError::new("worker", error))?;
     }
     shared.state.enter(Stage::Serving);
-    Ok(Running { shared, signals, following, draining, open })
+    Ok(Running { shared, signals, following, draining, admission })
+}
+
+/// How many connections there may be, which is said.
+fn admit(settings: &Settings, workers: usize) -> Admission {
+    let open_files = resources::raise_open_files();
+    let memory = resources::memory_limit();
+    let idle_upstream = (workers * settings.upstream_idle_connections) as u64;
+    let usual = admission::default_limit(open_files, memory, idle_upstream);
+    let limit = settings.limits.connections.unwrap_or(usual);
+    tracing::info!(limit, open_files, memory_mib = memory.map(|bytes| bytes >> 20), "connections of clients");
+    if limit > usual {
+        tracing::warn!(
+            limit,
+            usual,
+            "limits.connections is more than descriptors and memory are sure to be enough for"
+        );
+    }
+    Admission::new(settings, limit)
 }
 
 fn share(
@@ -221,10 +244,10 @@ impl Running {
         }
         self.shared.state.enter(Stage::Draining);
         self.draining.send_replace(true);
-        tracing::info!(open = self.open.load(Ordering::SeqCst), seconds = deadline.as_secs(), "draining");
-        let open = self.open.clone();
-        self.interrupted(deadline, move || open.load(Ordering::SeqCst) == 0);
-        tracing::info!(open = self.open.load(Ordering::SeqCst), "drained");
+        tracing::info!(open = self.admission.open(), seconds = deadline.as_secs(), "draining");
+        let admission = self.admission.clone();
+        self.interrupted(deadline, move || admission.open() == 0);
+        tracing::info!(open = self.admission.open(), "drained");
     }
 
     /// Waits until `done`, at most `limit`; true: a SIGINT cut it short.

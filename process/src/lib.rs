@@ -6,6 +6,7 @@ pub mod environment;
 pub mod frames;
 pub mod log;
 pub mod memory;
+pub mod resources;
 pub mod settings;
 mod unknown;
 pub mod yaml;

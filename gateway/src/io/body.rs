@@ -1,5 +1,6 @@
 //! The body of an HTTP/1 message as it arrives: as long as it says, or in chunks that are judged and written anew.
 
+use std::fmt;
 use std::io;
 use std::task::{Context, Poll, ready};
 
@@ -10,7 +11,6 @@ use crate::phase::canonical::chunked::Chunked;
 use crate::phase::canonical::head::Malformed;
 use crate::phase::canonical::message::Framing;
 
-#[derive(Debug)]
 enum Kind {
     Length(u64),
     Chunked(Box<Chunked>),
@@ -18,12 +18,18 @@ enum Kind {
 }
 
 /// What is left of a message: what was written anew of it, and the rest of its body.
-#[derive(Debug)]
 pub struct Body {
     kind: Kind,
     written: Vec<u8>,
     read: usize,
     fault: Option<Malformed>,
+}
+
+// Heads and bodies of others are in no log.
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Body")
+    }
 }
 
 impl Body {
@@ -80,6 +86,9 @@ impl Body {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
+            if let Some(fault) = self.fault {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault.0)));
+            }
             if self.put_written(buf) {
                 return Poll::Ready(Ok(()));
             }
@@ -104,10 +113,7 @@ impl Body {
             }
             match chunked.read(incoming.buffered(), &mut self.written) {
                 Ok(count) => incoming.consume(count),
-                Err(fault) => {
-                    self.fault = Some(fault);
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault.0)));
-                }
+                Err(fault) => self.fault = Some(fault),
             }
         }
     }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::client::{ClientInfo, ClientStream, peer_ip};
+use super::idle::IdleConnections;
 use crate::lane::Gateway;
 use crate::observe::Cells;
 use crate::observe::cells::{Handshake, Rejection};
@@ -54,6 +55,8 @@ pub struct Serve {
     pub certificates: Arc<CertificateChoice>,
     /// Becomes true when connections have to end.
     pub draining: watch::Receiver<bool>,
+    /// This worker's connections that wait for a request.
+    pub idle: IdleConnections,
 }
 
 impl Serve {

@@ -1,5 +1,6 @@
 //! What arrives on an HTTP/1 connection, read and not yet used. While nothing is there it holds no buffer.
 
+use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -11,7 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::timeout;
 
 use crate::phase::Reason;
-use crate::phase::canonical::{Limits, Refused, head};
+use crate::phase::canonical::head::{self, Malformed};
+use crate::phase::canonical::{Limits, Refused};
 
 /// Bytes of one read.
 const READ: usize = 16 * 1024;
@@ -32,11 +34,17 @@ impl From<Refused> for Ended {
 }
 
 /// A connection's plaintext, and what was read of it.
-#[derive(Debug)]
 pub struct Incoming<S> {
     /// The plaintext.
     pub stream: S,
     buffer: BytesMut,
+}
+
+// What others say is in no log.
+impl<S> fmt::Debug for Incoming<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Incoming")
+    }
 }
 
 impl<S: AsyncRead + Unpin> Incoming<S> {
@@ -90,18 +98,28 @@ impl<S: AsyncRead + Unpin> Incoming<S> {
         std::future::poll_fn(|cx| self.poll_fill(cx)).await
     }
 
+    /// Skips empty lines before a request (RFC 9112, 2.2: some clients write one behind a body). True: something is there behind them.
+    pub fn has_begun(&mut self) -> bool {
+        while self.buffer.starts_with(b"\r\n") {
+            self.consume(2);
+        }
+        !self.buffer.is_empty()
+    }
+
     /// Waits for the first byte of a request.
     ///
     /// # Errors
     /// The client has ended, or sent nothing for so long.
     pub async fn begin(&mut self, limit: Duration) -> Result<(), Ended> {
-        if !self.buffer.is_empty() {
-            return Ok(());
-        }
-        match timeout(limit, self.fill()).await {
-            Ok(Ok(1..)) => Ok(()),
-            _ => Err(Ended::Silently),
-        }
+        let begun = async {
+            while !self.has_begun() {
+                if !matches!(self.fill().await, Ok(1..)) {
+                    return Err(Ended::Silently);
+                }
+            }
+            Ok(())
+        };
+        timeout(limit, begun).await.unwrap_or(Err(Ended::Silently))
     }
 
     /// Reads a head of which the first byte is there; it is left in the buffer, and its length is told. `limit`: for all of it.
@@ -109,6 +127,10 @@ impl<S: AsyncRead + Unpin> Incoming<S> {
     /// # Errors
     /// It is larger than it may be, or slower, or no head.
     pub async fn head(&mut self, limit: Duration, limits: &Limits) -> Result<usize, Ended> {
+        // What cannot become a request, TLS for example, is not waited for.
+        if !self.buffer.first().is_some_and(|byte| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_' | b'\r')) {
+            return Err(Ended::Refused(Malformed("the method is none").into()));
+        }
         let whole = async {
             let mut seen = 0;
             loop {

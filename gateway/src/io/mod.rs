@@ -3,10 +3,12 @@
 //! Each worker is one thread with a current-thread runtime, its own `SO_REUSEPORT` sockets and its own engine; a
 //! connection never leaves the worker that accepted it (docs/adr/0003).
 
+pub mod admission;
 pub mod body;
 pub mod client;
 pub mod connection;
 pub mod http1;
+pub mod idle;
 pub mod incoming;
 pub mod listener;
 pub mod worker;

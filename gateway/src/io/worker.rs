@@ -3,7 +3,7 @@
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,15 @@ use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use tokio::sync::watch;
 
+use super::admission::Admission;
+use super::client::peer_ip;
 use super::connection::Serve;
+use super::idle::IdleConnections;
 use super::listener::Listeners;
 use crate::lane::Gateway;
 use crate::observe::cells::Rejection;
 use crate::phase::Scheme;
+use crate::phase::address::is_trusted;
 use crate::shared::Shared;
 use crate::tls::{Acceptor, CertificateChoice};
 use crate::upstream::connection::pool::Pool;
@@ -39,7 +43,7 @@ pub struct Blueprint {
     /// Becomes true when no more connections are accepted and open ones have to end.
     pub draining: watch::Receiver<bool>,
     /// Connections that are being served, of all workers.
-    pub open: Arc<AtomicUsize>,
+    pub admission: Arc<Admission>,
 }
 
 /// Starts worker `index` on its sockets.
@@ -72,10 +76,11 @@ async fn run(index: usize, blueprint: Blueprint, listeners: Listeners) {
         acceptor: blueprint.acceptor.clone(),
         certificates: blueprint.certificates.clone(),
         draining: blueprint.draining.clone(),
+        idle: IdleConnections::default(),
     });
     let mut loops = Vec::new();
     for (scheme, listener) in listeners.0 {
-        loops.push(tokio::spawn(accept(scheme, listener, serve.clone(), blueprint.open.clone())));
+        loops.push(tokio::spawn(accept(scheme, listener, serve.clone(), blueprint.admission.clone())));
     }
     shared.state.listening.fetch_add(1, Ordering::SeqCst);
     let mut draining = blueprint.draining.clone();
@@ -92,7 +97,7 @@ async fn run(index: usize, blueprint: Blueprint, listeners: Listeners) {
     std::future::pending::<()>().await;
 }
 
-async fn accept(scheme: Scheme, listener: TcpListener, serve: Arc<Serve>, open: Arc<AtomicUsize>) {
+async fn accept(scheme: Scheme, listener: TcpListener, serve: Arc<Serve>, admission: Arc<Admission>) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "listening socket cannot be used"),
@@ -117,12 +122,22 @@ async fn accept(scheme: Scheme, listener: TcpListener, serve: Arc<Serve>, open: 
         };
         match accepted {
             Ok((tcp, peer)) => {
-                let serve = serve.clone();
-                let guard = OpenGuard::new(&open);
-                tokio::spawn(async move {
-                    serve.connection(scheme, tcp, peer).await;
-                    drop(guard);
-                });
+                // Where there is no room, somebody who only waits has to make it.
+                if !admission.has_room() && !serve.idle.end_oldest() {
+                    serve.cells.reject(Rejection::TooManyConnections);
+                    continue;
+                }
+                let address = peer_ip(peer);
+                match admission.admit(address, is_trusted(&serve.shared.settings.trusted_proxies, address)) {
+                    Err(why) => serve.cells.reject(why),
+                    Ok(admitted) => {
+                        let serve = serve.clone();
+                        tokio::spawn(async move {
+                            serve.connection(scheme, tcp, peer).await;
+                            drop(admitted);
+                        });
+                    }
+                }
             }
             Err(error) => {
                 serve.cells.reject(Rejection::AcceptFailed);
@@ -159,20 +174,4 @@ mod libc_errno {
     pub(super) const ENFILE: i32 = 23;
     pub(super) const EMFILE: i32 = 24;
     pub(super) const ENOBUFS: i32 = 105;
-}
-
-/// Counts a connection while it is served, also when its task panics.
-struct OpenGuard(Arc<AtomicUsize>);
-
-impl OpenGuard {
-    fn new(open: &Arc<AtomicUsize>) -> Self {
-        open.fetch_add(1, Ordering::SeqCst);
-        OpenGuard(open.clone())
-    }
-}
-
-impl Drop for OpenGuard {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
 }

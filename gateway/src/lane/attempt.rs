@@ -48,6 +48,11 @@ impl Attempts {
         self.tried.len() < MAX_TRIES && self.count < MAX_ATTEMPTS
     }
 
+    /// Whether a connection that had been kept open has failed the request.
+    pub fn met_a_stale_one(&self) -> bool {
+        self.stale
+    }
+
     /// Attempts after the first.
     pub fn retries(&self) -> usize {
         self.count.saturating_sub(1)
@@ -107,12 +112,17 @@ impl Gateway {
     }
 
     /// The engine's peer for an attempt, whose connection is made, judged and kept by [`crate::upstream::connection`].
-    pub(super) fn peer(&self, endpoint: &EndpointState, backend: &BoundBackend) -> (Box<HttpPeer>, Arc<Seen>) {
+    pub(super) fn peer(
+        &self,
+        endpoint: &EndpointState,
+        backend: &BoundBackend,
+        fresh: bool,
+    ) -> (Box<HttpPeer>, Arc<Seen>) {
         let timeouts = &self.shared.settings.timeouts;
         let mut peer = Box::new(HttpPeer::new(endpoint.address, false, String::new()));
         let limit = Duration::from_secs(timeouts.connect.into());
         let key = (backend.pool_group, endpoint.address);
-        let connection = Connection::new(self.pool.clone(), key, limit, self.shared.settings.times());
+        let connection = Connection::new(self.pool.clone(), key, limit, self.shared.settings.times(), fresh);
         let seen = connection.seen().clone();
         peer.options.custom_l4 = Some(Arc::new(connection));
         (peer, seen)
@@ -136,7 +146,7 @@ impl Gateway {
     /// without anybody having seen the request. An answer that is none is an answer.
     pub(super) fn may_repeat(session: &Session, error: &Error, ctx: &mut Ctx) -> bool {
         let reused = ctx.exchange.as_ref().is_some_and(|seen| seen.is_reused());
-        let answered = ctx.exchange.as_ref().is_some_and(|seen| seen.fault().is_some());
+        let answered = ctx.exchange.as_ref().is_some_and(|seen| seen.fault().is_some() || seen.slow().is_some());
         let ended = *error.esource() == ErrorSource::Upstream
             && matches!(error.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError);
         // 100 and 103 are answers too: whoever sent one has seen the request, and the client has it.

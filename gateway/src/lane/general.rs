@@ -227,7 +227,10 @@ impl ProxyHttp for Gateway {
         if ctx.upgrade {
             session.set_read_timeout(Some(Duration::from_secs(self.shared.settings.timeouts.upgraded_idle.into())));
         }
-        let (peer, exchange) = self.peer(&endpoint, &backend);
+        let (peer, exchange) = self.peer(&endpoint, &backend, ctx.attempts.met_a_stale_one());
+        if let Some(info) = &ctx.info {
+            info.lending.ask(exchange.clone());
+        }
         ctx.exchange = Some(exchange);
         ctx.endpoint = Some(endpoint);
         ctx.connect_started = Some(Instant::now());
@@ -265,13 +268,16 @@ impl ProxyHttp for Gateway {
         _: Option<&Digest>,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
-        if let Some(endpoint) = &ctx.endpoint {
-            endpoint.connected();
-        }
         // What went wrong with endpoints before is over.
         ctx.reason = Reason::InternalError;
         let reused = ctx.exchange.as_ref().is_some_and(|seen| seen.is_reused());
-        if !reused && let Some(started) = ctx.connect_started {
+        if reused {
+            return Ok(());
+        }
+        if let Some(endpoint) = &ctx.endpoint {
+            endpoint.connected();
+        }
+        if let Some(started) = ctx.connect_started {
             self.cells.connected(started.elapsed());
         }
         Ok(())

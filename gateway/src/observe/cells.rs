@@ -137,6 +137,10 @@ pub enum Rejection {
     ExpectationFailed,
     /// `accept` failed.
     AcceptFailed,
+    /// There are as many connections as there may be, and none of them waits.
+    TooManyConnections,
+    /// The client's network has as many as it may have.
+    TooManyOfNetwork,
     /// Plain HTTP on the TLS port.
     PlainOnTls,
     /// A malformed HTTP/2 stream.
@@ -145,13 +149,15 @@ pub enum Rejection {
 
 impl Rejection {
     /// All with their label.
-    pub const ALL: [(Rejection, &'static str); 8] = [
+    pub const ALL: [(Rejection, &'static str); 10] = [
         (Rejection::MalformedHead, "MalformedHead"),
         (Rejection::HeadTooLarge, "HeadTooLarge"),
         (Rejection::TargetTooLong, "TargetTooLong"),
         (Rejection::SlowHead, "SlowHead"),
         (Rejection::ExpectationFailed, "ExpectationFailed"),
         (Rejection::AcceptFailed, "AcceptFailed"),
+        (Rejection::TooManyConnections, "TooManyConnections"),
+        (Rejection::TooManyOfNetwork, "TooManyOfNetwork"),
         (Rejection::PlainOnTls, "PlainOnTls"),
         (Rejection::MalformedStream, "MalformedStream"),
     ];

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::phase::canonical::Limits;
+use super::LimitSettings;
 use sluicegate_process::settings::SettingsFile;
 use sluicegate_process::{LogSettings, SettingsError};
 
@@ -147,57 +147,6 @@ pub struct TimeoutSettings {
     pub upstream_idle: u32,
     /// Without a byte either way on an upgraded connection.
     pub upgraded_idle: u32,
-}
-
-/// `limits`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct LimitSettings {
-    /// Bytes of a request's head.
-    pub head_bytes: usize,
-    /// Bytes of its target.
-    pub target_bytes: usize,
-    /// Its fields, without those named Cookie.
-    pub fields: usize,
-    /// Its fields named Cookie.
-    pub cookies: usize,
-    /// Bytes a second that a client has to send of a request's body.
-    pub body_rate: u64,
-    /// Requests of one connection.
-    pub requests_per_connection: u64,
-}
-
-impl Default for LimitSettings {
-    fn default() -> Self {
-        let Limits { head_bytes, target_bytes, fields, cookies } = Limits::default();
-        LimitSettings { head_bytes, target_bytes, fields, cookies, body_rate: 512, requests_per_connection: 10_000 }
-    }
-}
-
-impl LimitSettings {
-    /// Those of a request's head.
-    pub fn head(&self) -> Limits {
-        let &LimitSettings { head_bytes, target_bytes, fields, cookies, .. } = self;
-        Limits { head_bytes, target_bytes, fields, cookies }
-    }
-
-    /// The engine takes heads of 1 MiB and 256 fields at most, of which some are the gateway's own.
-    fn judge(&self) -> Result<(), SettingsError> {
-        let ranges = [
-            ("headBytes", self.head_bytes, 1024..=512 * 1024),
-            ("targetBytes", self.target_bytes, 256..=256 * 1024),
-            ("fields", self.fields, 10..=240),
-            ("cookies", self.cookies, 1..=10_000),
-            ("bodyRate", self.body_rate as usize, 0..=1 << 30),
-            ("requestsPerConnection", self.requests_per_connection as usize, 1..=1 << 40),
-        ];
-        match ranges.iter().find(|(_, value, range)| !range.contains(value)) {
-            Some((name, _, range)) => {
-                Err(SettingsError(format!("limits.{name}: must be from {} to {}", range.start(), range.end())))
-            }
-            None => Ok(()),
-        }
-    }
 }
 
 impl Default for TimeoutSettings {

@@ -1,12 +1,14 @@
 //! Settings of the gateway: defaults, below the file, below the flags. Parsed and judged once, at the start.
 
 mod file;
+mod limits;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use file::{AccessLogSettings, LimitSettings, Settings, TimeoutSettings};
+pub use file::{AccessLogSettings, Settings, TimeoutSettings};
+pub use limits::LimitSettings;
 pub use sluicegate_process::settings::{SettingsFile, read};
 pub use sluicegate_process::{LogFormat, LogSettings, SettingsError};
 
@@ -64,7 +66,7 @@ impl Settings {
             stream: seconds(t.stream),
             upgraded: seconds(t.upgraded_idle),
             window: seconds(t.body),
-            rate: self.limits.body_rate,
+            rate: self.limits.body_rate as u64,
         }
     }
 

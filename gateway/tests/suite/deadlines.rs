@@ -1,29 +1,19 @@
 //! No connection lives on a client's terms, or on a backend's: each wait has its limit, and somebody who reaches it.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
 
 use crate::backends::{Scripted, echo, everything_to};
 use crate::client::{self, Connection, Tls, h2c};
-use crate::harness::{Gateway, PATIENCE, Start};
+use crate::connections::connect_from;
+use crate::harness::{Gateway, Start};
 
 fn gateway(backend: SocketAddr, timeouts: Value) -> Gateway {
     Start::with(&everything_to(&[backend])).set("timeouts", timeouts).ready()
-}
-
-/// Connects from an address of loopback.
-fn connect_from(address: [u8; 4], to: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((IpAddr::from(address), 0)).into()).unwrap();
-    socket.connect(&to.into()).unwrap();
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
 }
 
 /// What comes until the connection ends.

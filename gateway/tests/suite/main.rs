@@ -5,6 +5,7 @@ mod backends;
 mod canonical;
 mod cli;
 mod client;
+mod connections;
 mod deadlines;
 mod dns;
 mod docs;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::json;
 
@@ -88,9 +88,15 @@ fn without_a_connection_the_reply_is_502() {
 
 #[test]
 fn a_silent_backend_is_504_a_broken_one_502() {
-    let silent = Scripted::new(|mut incoming| drop(incoming.body_until(b"never")));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let silent = Scripted::new(move |mut incoming| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        drop(incoming.body_until(b"never"));
+    });
     let gateway = Start::with(&everything_to(&[silent.address])).set("timeouts", json!({"upstreamRead": 1})).ready();
     assert_eq!(gateway.get("a.test", "/").header("sluicegate-reason"), Some("UpstreamTimeout"));
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "what was slow is not asked again");
 
     let closing = Scripted::new(drop);
     let gateway = Start::with(&everything_to(&[closing.address])).ready();

@@ -1,9 +1,13 @@
 //! What the reader of an HTTP/1 connection and the lane tell each other about the request that is lent to the engine.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use pingora::protocols::Stream;
+
+use crate::io::incoming::Incoming;
 use crate::phase::canonical::{Canonical, Refused};
+use crate::upstream::connection::exchange::Seen;
 
 /// See the module. Empty on HTTP/2 connections, whose streams have no reader.
 #[derive(Debug, Default)]
@@ -13,6 +17,17 @@ pub struct Lending {
     taken: AtomicBool,
     switched: AtomicBool,
     last: AtomicBool,
+    exchange: Mutex<Option<Arc<Seen>>>,
+    left: Mutex<Option<Left>>,
+}
+
+/// A connection whose request the engine has done with.
+#[derive(Debug)]
+pub struct Left {
+    /// The connection.
+    pub incoming: Incoming<Stream>,
+    /// The next request may come on it: this one was read whole, and its answer is written.
+    pub usable: bool,
 }
 
 impl Lending {
@@ -21,6 +36,28 @@ impl Lending {
         *self.canonical.lock().unwrap_or_else(PoisonError::into_inner) = Some(canonical);
         self.taken.store(false, Ordering::Relaxed);
         self.last.store(last, Ordering::Relaxed);
+    }
+
+    /// The lane asks an endpoint.
+    pub fn ask(&self, exchange: Arc<Seen>) {
+        *self.exchange.lock().unwrap_or_else(PoisonError::into_inner) = Some(exchange);
+    }
+
+    /// Whether the whole answer of an endpoint was read.
+    pub fn is_answered(&self) -> bool {
+        let exchange = self.exchange.lock().unwrap_or_else(PoisonError::into_inner);
+        exchange.as_ref().is_some_and(|seen| seen.is_answered())
+    }
+
+    /// The engine has done with the request.
+    pub(super) fn leave(&self, left: Left) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
+        *self.exchange.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The connection of the request that the engine has done with.
+    pub(super) fn take_left(&self) -> Option<Left> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The phases take the request: what is written from here on is theirs. `None`: it was read by nobody here, as with HTTP/2.

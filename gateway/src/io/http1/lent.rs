@@ -3,6 +3,7 @@
 //!
 //! Answers that the engine makes before any phase ran are replaced: they would carry no reason, no request id, and the engine's name.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -20,6 +21,7 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
 
+use super::lending::Left;
 use super::refuse;
 use crate::io::body::Body;
 use crate::io::client::ClientInfo;
@@ -31,16 +33,27 @@ use crate::phase::canonical::message::Request;
 /// Bytes that are collected before they are written without waiting for a flush: one TLS record.
 const MAX_PENDING: usize = 16 * 1024;
 
+/// How long the rest of a body is waited for once the whole answer is there, at most twice.
+const REST: Duration = Duration::from_secs(1);
+
 /// Bytes of the next requests that are taken while one is served, to notice a client that leaves.
 const MAX_AHEAD: usize = 16 * 1024;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Lent {
-    incoming: Incoming<Stream>,
+    /// Until it is dropped, and left to the reader.
+    incoming: Option<Incoming<Stream>>,
     info: Arc<ClientInfo>,
     /// What the engine has still to read.
     message: Body,
+    out: Out,
+    /// The answer is whole and the body is not: looks now and then whether that is still so.
+    rest: Option<Pin<Box<Sleep>>>,
+}
+
+/// What goes to the client.
+struct Out {
     /// What is written and not flushed yet: a head and its body leave as one segment, and one TLS record.
     pending: Vec<u8>,
     /// What is left to write of an answer that replaces the engine's.
@@ -48,6 +61,13 @@ pub struct Lent {
     /// How long the client may take nothing.
     stall: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+}
+
+// What is said to others is in no log.
+impl fmt::Debug for Out {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Out")
+    }
 }
 
 /// Writes a buffer out.
@@ -68,6 +88,42 @@ fn poll_drain(stream: &mut Stream, buffer: &mut Vec<u8>, cx: &mut Context<'_>) -
     result
 }
 
+impl Out {
+    fn len(&self) -> usize {
+        self.pending.len() + self.own.len()
+    }
+
+    fn poll_drain(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(poll_drain(stream, &mut self.own, cx))?;
+        poll_drain(stream, &mut self.pending, cx)
+    }
+
+    fn poll_take(&mut self, stream: &mut Stream, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if self.pending.len() + data.len() > MAX_PENDING {
+            ready!(self.poll_drain(stream, cx))?;
+            if data.len() > MAX_PENDING {
+                return Pin::new(stream).poll_write(cx, data);
+            }
+        }
+        self.pending.extend_from_slice(data);
+        Poll::Ready(Ok(data.len()))
+    }
+
+    /// Ready when nothing could be written for too long: the client does not read.
+    fn poll_stall(&mut self, progress: bool, cx: &mut Context<'_>) -> Poll<()> {
+        if progress {
+            self.stalled = None;
+        }
+        let stall = self.stall;
+        self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall))).as_mut().poll(cx)
+    }
+}
+
+/// The reader has the connection already; nobody asks this any more.
+fn gone<T>() -> Poll<io::Result<T>> {
+    Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+}
+
 impl Lent {
     /// Lends a request, of whose connection everything up to the end of its head is used. `last`: its connection ends with it.
     /// `stall`: how long the client may take nothing of the answer.
@@ -80,131 +136,116 @@ impl Lent {
     ) -> Self {
         info.lending.begin(request.canonical, last);
         let message = Body::new(request.head, request.framing);
-        Lent { incoming, info, message, pending: Vec::new(), own: Vec::new(), stall, stalled: None }
+        let out = Out { pending: Vec::new(), own: Vec::new(), stall, stalled: None };
+        Lent { incoming: Some(incoming), info, message, out, rest: None }
     }
 
-    /// What came of writing: where nothing can be written for too long, the client does not read.
-    fn judge_stall<T>(
-        &mut self,
-        written: Poll<io::Result<T>>,
-        progress: bool,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<T>> {
-        if written.is_ready() || progress {
-            self.stalled = None;
-        }
+    /// What came of writing.
+    fn judge<T>(&mut self, written: Poll<io::Result<T>>, before: usize, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
+            self.out.stalled = None;
             return written;
         }
-        let stall = self.stall;
-        let sleep = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
-        ready!(sleep.as_mut().poll(cx));
-        self.info
-            .lending
-            .fail(Refused { reason: Reason::ClientStalled, detail: "the client takes nothing of the answer" });
+        let progress = self.out.len() < before;
+        ready!(self.out.poll_stall(progress, cx));
+        let detail = "the client takes nothing of the answer";
+        self.info.lending.fail(Refused { reason: Reason::ClientStalled, detail });
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// The connection, if the next request may come on it: this one was read whole, and its answer is written.
-    pub fn give_back(self) -> Option<Incoming<Stream>> {
-        let open = !self.info.lending.is_switched() && self.info.lending.fault().is_none();
-        (open && self.message.is_done() && self.pending.is_empty() && self.own.is_empty()).then_some(self.incoming)
-    }
-
-    /// The answer that takes the place of the engine's.
-    fn refuse(&mut self) {
-        let refused = Refused { reason: Reason::BadRequest, detail: "the engine cannot read the request" };
-        self.own = refuse::answer(&self.info, refused);
-    }
-
-    fn poll_own(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        poll_drain(&mut self.incoming.stream, &mut self.own, cx)
-    }
-
-    fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        poll_drain(&mut self.incoming.stream, &mut self.pending, cx)
-    }
-
     /// The request is read; what the client does meanwhile is only looked at, to notice that it leaves.
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.incoming.buffered().len() < MAX_AHEAD {
-            if ready!(self.incoming.poll_fill(cx))? == 0 {
+    fn poll_idle(incoming: &mut Incoming<Stream>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while incoming.buffered().len() < MAX_AHEAD {
+            if ready!(incoming.poll_fill(cx))? == 0 {
                 return Poll::Ready(Ok(()));
             }
         }
         Poll::Pending
+    }
+
+    /// Nothing comes of the body. Where the whole answer is there already, nobody needs the rest, and a client that is slow with it has
+    /// to end: ready then.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let sleep = self.rest.get_or_insert_with(|| Box::pin(tokio::time::sleep(REST)));
+            ready!(sleep.as_mut().poll(cx));
+            self.rest = None;
+            if self.info.lending.is_answered() {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+impl Drop for Lent {
+    /// The reader decides what becomes of the connection; the engine only drops it.
+    fn drop(&mut self) {
+        let Some(incoming) = self.incoming.take() else { return };
+        let open = !self.info.lending.is_switched() && self.info.lending.fault().is_none();
+        let usable = open && self.message.is_done() && self.out.len() == 0;
+        self.info.lending.leave(Left { incoming, usable });
     }
 }
 
 impl AsyncRead for Lent {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let Some(incoming) = &mut this.incoming else { return gone() };
         // The engine flushes bodies, and heads without one. A head whose body is yet to come would wait with it; the engine
         // reads meanwhile, to notice a client that leaves.
-        if let Poll::Ready(Err(error)) = this.poll_pending(cx) {
+        if let Poll::Ready(Err(error)) = this.out.poll_drain(&mut incoming.stream, cx) {
             return Poll::Ready(Err(error));
         }
         if this.info.lending.is_switched() {
-            return this.incoming.poll_through(usize::MAX, cx, buf).map_ok(|_| ());
+            return incoming.poll_through(usize::MAX, cx, buf).map_ok(|_| ());
         }
         if this.message.is_done() {
-            return this.poll_idle(cx);
+            return Lent::poll_idle(incoming, cx);
         }
-        let read = this.message.poll_read(&mut this.incoming, cx, buf);
+        let read = this.message.poll_read(incoming, cx, buf);
         if let Some(fault) = this.message.fault() {
             this.info.lending.fail(fault.into());
         }
+        if read.is_pending() {
+            return this.poll_rest(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+        }
+        this.rest = None;
         read
-    }
-}
-
-impl Lent {
-    fn poll_take(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        if !self.info.lending.is_taken() {
-            if self.info.refusal.get().is_none() {
-                self.refuse();
-            }
-            ready!(self.poll_own(cx))?;
-            return Poll::Ready(Ok(data.len()));
-        }
-        if self.pending.len() + data.len() > MAX_PENDING {
-            ready!(self.poll_pending(cx))?;
-            if data.len() > MAX_PENDING {
-                return Pin::new(&mut self.incoming.stream).poll_write(cx, data);
-            }
-        }
-        self.pending.extend_from_slice(data);
-        Poll::Ready(Ok(data.len()))
-    }
-
-    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_own(cx))?;
-        ready!(self.poll_pending(cx))?;
-        Pin::new(&mut self.incoming.stream).poll_flush(cx)
     }
 }
 
 impl AsyncWrite for Lent {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let before = this.pending.len();
-        let written = this.poll_take(cx, data);
-        let progress = this.pending.len() < before;
-        this.judge_stall(written, progress, cx)
+        let Some(incoming) = &mut this.incoming else { return gone() };
+        let before = this.out.len();
+        let written = if this.info.lending.is_taken() {
+            this.out.poll_take(&mut incoming.stream, cx, data)
+        } else {
+            // What the engine itself would say.
+            if this.info.refusal.get().is_none() {
+                let refused = Refused { reason: Reason::BadRequest, detail: "the engine cannot read the request" };
+                this.out.own = refuse::answer(&this.info, refused);
+            }
+            this.out.poll_drain(&mut incoming.stream, cx).map_ok(|()| data.len())
+        };
+        this.judge(written, before, cx)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = this.pending.len() + this.own.len();
-        let written = this.poll_out(cx);
-        let progress = this.pending.len() + this.own.len() < before;
-        this.judge_stall(written, progress, cx)
+        let Some(incoming) = &mut this.incoming else { return gone() };
+        let before = this.out.len();
+        let written = match this.out.poll_drain(&mut incoming.stream, cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut incoming.stream).poll_flush(cx),
+            other => other,
+        };
+        this.judge(written, before, cx)
     }
 
+    /// What is written is sent; the connection ends when the reader wants it to.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(this.poll_pending(cx))?;
-        Pin::new(&mut this.incoming.stream).poll_shutdown(cx)
+        self.poll_flush(cx)
     }
 }
 
@@ -213,27 +254,32 @@ impl Shutdown for Lent {
     async fn shutdown(&mut self) {
         // A client that is gone gets nothing more.
         let _ = self.flush().await;
-        refuse::linger(&mut self.incoming.stream).await;
+    }
+}
+
+impl Lent {
+    fn stream(&self) -> Option<&Stream> {
+        self.incoming.as_ref().map(|incoming| &incoming.stream)
     }
 }
 
 impl UniqueID for Lent {
     fn id(&self) -> i32 {
-        self.incoming.stream.id()
+        self.stream().map_or(-1, |stream| stream.id())
     }
 }
 
 impl Ssl for Lent {
     fn get_ssl(&self) -> Option<&TlsRef> {
-        self.incoming.stream.get_ssl()
+        self.stream()?.get_ssl()
     }
 
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.incoming.stream.get_ssl_digest()
+        self.stream()?.get_ssl_digest()
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.incoming.stream.selected_alpn_proto()
+        self.stream()?.selected_alpn_proto()
     }
 }
 
@@ -241,18 +287,18 @@ impl Peek for Lent {}
 
 impl GetTimingDigest for Lent {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.incoming.stream.get_timing_digest()
+        self.stream().map(|stream| stream.get_timing_digest()).unwrap_or_default()
     }
 }
 
 impl GetProxyDigest for Lent {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.incoming.stream.get_proxy_digest()
+        self.stream()?.get_proxy_digest()
     }
 }
 
 impl GetSocketDigest for Lent {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.incoming.stream.get_socket_digest()
+        self.stream()?.get_socket_digest()
     }
 }

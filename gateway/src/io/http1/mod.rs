@@ -8,7 +8,7 @@ mod refuse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::apps::{HttpServerApp, ReusedHttpStream};
+use pingora::apps::HttpServerApp;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 
@@ -42,12 +42,13 @@ impl Serve {
             left -= 1;
             let lent = Lent::new(incoming, request, info.clone(), left == 0, stall);
             let session = ServerSession::new_http1(Box::new(lent));
-            let reused = self.proxy.process_new_http(session, &self.draining).await;
+            let is_kept = self.proxy.process_new_http(session, &self.draining).await.is_some();
             if let Some(refusal) = info.refusal.get() {
-                return self.account_refusal(info, refusal);
+                self.account_refusal(info, refusal);
             }
-            match reused.and_then(given_back) {
-                Some(connection) => incoming = connection,
+            match info.lending.take_left() {
+                Some(left) if is_kept && left.usable => incoming = left.incoming,
+                Some(left) => return refuse::linger(left.incoming.stream).await,
                 None => return,
             }
         }
@@ -61,10 +62,14 @@ impl Serve {
             let _ = draining.wait_for(|draining| *draining).await;
             tokio::time::sleep(IDLE_GRACE).await;
         };
-        tokio::select! {
-            biased;
-            begun = incoming.begin(limit) => begun?,
-            () = ending => return Err(Ended::Silently),
+        if !incoming.has_begun() {
+            let idle = self.idle.enter();
+            tokio::select! {
+                biased;
+                begun = incoming.begin(limit) => begun?,
+                () = ending => return Err(Ended::Silently),
+                () = idle.told_to_end() => return Err(Ended::Silently),
+            }
         }
         let whole = Duration::from_secs(self.shared.settings.timeouts.head.into());
         let length = incoming.head(whole, &limits).await?;
@@ -95,12 +100,6 @@ impl Serve {
 }
 
 /// How many requests a connection serves: up to a tenth less than it may, so that those which began together do not end together.
-fn requests_of_a_connection(limit: u64) -> u64 {
+fn requests_of_a_connection(limit: usize) -> usize {
     limit - rand::random_range(0..=limit / 10)
-}
-
-/// The connection out of what the engine has done with.
-fn given_back(reused: ReusedHttpStream) -> Option<Incoming<Stream>> {
-    let (stream, _) = reused.consume();
-    stream.into_any().downcast::<Lent>().ok()?.give_back()
 }

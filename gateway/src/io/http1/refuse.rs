@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, Method};
@@ -34,7 +34,7 @@ pub async fn end(mut stream: Stream, answer: &[u8], limit: Duration) {
     };
     // A client that is gone, or does not read, gets nothing more.
     if matches!(tokio::time::timeout(limit, write).await, Ok(Ok(()))) {
-        linger(&mut stream).await;
+        linger(stream).await;
     }
 }
 
@@ -46,20 +46,25 @@ pub async fn close(mut stream: Stream) {
 
 /// Closes in a way that lets the client read the answer: what it still sends is taken for a moment, since a socket that
 /// is closed with unread bytes resets the connection, and the reset overtakes the answer.
-pub async fn linger(stream: &mut Stream) {
-    Shutdown::shutdown(&mut **stream).await;
-    let discard = std::future::poll_fn(|cx| {
-        // On the stack only while something is read.
-        let mut scratch = [MaybeUninit::uninit(); 16 * 1024];
-        loop {
-            let mut read = ReadBuf::uninit(&mut scratch);
-            match Pin::new(&mut *stream).poll_read(cx, &mut read) {
-                Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    });
+pub async fn linger(mut stream: Stream) {
+    let discard = async {
+        Shutdown::shutdown(&mut *stream).await;
+        std::future::poll_fn(|cx| poll_discard(&mut stream, cx)).await;
+    };
     // A client that neither reads nor closes has had its chance.
     let _ = tokio::time::timeout(LINGER, discard).await;
+}
+
+/// Ready at the end of the connection.
+fn poll_discard(stream: &mut Stream, cx: &mut Context<'_>) -> Poll<()> {
+    // On the stack only while something is read.
+    let mut scratch = [MaybeUninit::uninit(); 16 * 1024];
+    loop {
+        let mut read = ReadBuf::uninit(&mut scratch);
+        match Pin::new(&mut *stream).poll_read(cx, &mut read) {
+            Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
+            Poll::Ready(_) => return Poll::Ready(()),
+            Poll::Pending => return Poll::Pending,
+        }
+    }
 }

@@ -10,6 +10,9 @@ const MAX_SIZE_LINE: usize = 256;
 /// Most digits of a size: what 64 bits hold.
 const MAX_DIGITS: usize = 16;
 
+/// Largest size of a chunk: more than anybody sends, and far from where adding to it overflows.
+const MAX_CHUNK: u64 = 1 << 60;
+
 /// Most bytes of the trailers.
 const MAX_TRAILERS: usize = 8 * 1024;
 
@@ -29,7 +32,6 @@ enum State {
 }
 
 /// Reads a chunked body and writes it anew.
-#[derive(Debug)]
 pub struct Chunked {
     state: State,
     /// What has come of a line.
@@ -154,7 +156,8 @@ fn size(line: &[u8]) -> Result<u64, Malformed> {
         return Err(Malformed("a chunk's size is followed by something else than an extension"));
     }
     let text = std::str::from_utf8(number).map_err(|_| Malformed("a chunk's size is no number"))?;
-    u64::from_str_radix(text, 16).map_err(|_| Malformed("a chunk's size is no number"))
+    let size = u64::from_str_radix(text, 16).ok().filter(|size| *size <= MAX_CHUNK);
+    size.ok_or(Malformed("a chunk's size is too large"))
 }
 
 #[cfg(test)]
@@ -201,6 +204,7 @@ mod tests {
             b"4\r\nwiki\r\r",
             b"00000000000000004\r\nwiki\r\n",
             b"fffffffffffffffff\r\n",
+            b"ffffffffffffffff\r\n",
             b"0\r\nX T: 1\r\n",
             b"0\r\nX: 1\n",
             b"0\r\n X: 1\r\n",

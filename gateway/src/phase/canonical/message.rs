@@ -37,6 +37,9 @@ pub struct Request {
 /// Longest method; the longest of the registry (RFC 3253) has 16.
 const MAX_METHOD: usize = 32;
 
+/// Most options and names in `Connection`: each is compared with each field.
+pub const MAX_NOMINATED: usize = 32;
+
 /// What the fields say, besides what is forwarded as it is.
 #[derive(Default)]
 struct Said<'a> {
@@ -175,6 +178,9 @@ fn nominate<'a>(value: &'a [u8], nominated: &mut Vec<&'a [u8]>) -> Result<(), Ma
             return Err(Malformed("Connection nominates a field that is not the connection's"));
         }
         nominated.push(name);
+        if nominated.len() > MAX_NOMINATED {
+            return Err(Malformed("Connection nominates too many fields"));
+        }
     }
     Ok(())
 }

@@ -1,8 +1,10 @@
 //! The head of a backend's answer: judged as strictly as a client's request, and written anew for the engine.
 
+use std::time::Duration;
+
 use crate::phase::canonical::fields::{is_look_alike, is_one_hop, may_be_nominated};
 use crate::phase::canonical::head::{self, Field, Malformed};
-use crate::phase::canonical::message::{content_length, once};
+use crate::phase::canonical::message::{MAX_NOMINATED, content_length, once};
 
 /// What was asked, as far as it says how an answer is framed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -31,13 +33,31 @@ pub enum Rest {
 /// A judged answer.
 #[derive(Debug)]
 pub struct Answer {
+    /// Its status.
+    pub status: u16,
     /// Its head, written anew.
     pub head: Vec<u8>,
     /// What follows it.
     pub rest: Rest,
     /// Whether its connection may be used again.
     pub keeps: bool,
+    /// For how long, where the server says.
+    pub idle: Option<Duration>,
 }
+
+/// Most fields of an answer; the engine takes no more.
+const MAX_FIELDS: usize = 240;
+
+/// Reads the time of `Keep-Alive: timeout=N`, less what the next request may take to arrive: servers that close first cost requests
+/// that may not be repeated.
+fn timeout(value: &[u8]) -> Option<Duration> {
+    let parts = std::str::from_utf8(value).ok()?.split(',');
+    let seconds: u64 = parts.filter_map(|part| part.trim().strip_prefix("timeout=")?.trim().parse().ok()).next()?;
+    Some(Duration::from_secs(seconds).saturating_sub(KEPT_MARGIN))
+}
+
+/// See [`timeout`].
+const KEPT_MARGIN: Duration = Duration::from_secs(1);
 
 /// Reads a complete head.
 ///
@@ -51,7 +71,7 @@ pub fn read(bytes: &[u8], question: Question) -> Result<Answer, Malformed> {
     let (http10, status) = status_line(head.start)?;
     let said = judge_fields(&head.fields, http10)?;
     let rest = match status {
-        101 if question.upgrade && said.websocket => Rest::Switched,
+        101 if question.upgrade && said.websocket && !http10 => Rest::Switched,
         101 => return Err(Malformed("protocols are switched that nobody asked to")),
         100..=199 => Rest::Head,
         204 | 304 => Rest::Length(0),
@@ -60,8 +80,9 @@ pub fn read(bytes: &[u8], question: Question) -> Result<Answer, Malformed> {
         _ => said.length.map_or(Rest::UntilClose, Rest::Length),
     };
     let keeps = if http10 { said.has_option("keep-alive") } else { !said.has_option("close") };
+    let idle = said.idle;
     let head = write(&head.fields, head.start, &said, status, rest);
-    Ok(Answer { head, rest, keeps: keeps && !matches!(rest, Rest::UntilClose | Rest::Switched) })
+    Ok(Answer { status, head, rest, keeps: keeps && !matches!(rest, Rest::UntilClose | Rest::Switched), idle })
 }
 
 /// Whether the version is HTTP/1.0, and the status (RFC 9112, 4). Many servers leave out the blank before an empty reason.
@@ -84,6 +105,8 @@ struct Said<'a> {
     length: Option<u64>,
     chunked: bool,
     websocket: bool,
+    /// How long the server keeps the connection.
+    idle: Option<Duration>,
     nominated: Vec<&'a [u8]>,
 }
 
@@ -94,6 +117,9 @@ impl Said<'_> {
 }
 
 fn judge_fields<'a>(fields: &[Field<'a>], http10: bool) -> Result<Said<'a>, Malformed> {
+    if fields.len() > MAX_FIELDS {
+        return Err(Malformed("there are too many fields"));
+    }
     let mut said = Said::default();
     let mut encodings = 0;
     for field in fields {
@@ -106,12 +132,14 @@ fn judge_fields<'a>(fields: &[Field<'a>], http10: bool) -> Result<Said<'a>, Malf
                 return Err(Malformed("Transfer-Encoding is not exactly `chunked`, or stands in HTTP/1.0"));
             }
         } else if field.is("connection") {
-            for name in field.value.split(|byte| *byte == b',').map(head::trim).filter(|name| !name.is_empty()) {
-                if !name.iter().all(|byte| head::is_token(*byte)) || !may_be_nominated(name) {
-                    return Err(Malformed("Connection is no list of the connection's fields"));
-                }
-                said.nominated.push(name);
+            // Servers do write `Connection: Transfer-Encoding`; what is not the connection's own stays.
+            let names = field.value.split(|byte| *byte == b',').map(head::trim);
+            said.nominated.extend(names.filter(|name| !name.is_empty() && may_be_nominated(name)));
+            if said.nominated.len() > MAX_NOMINATED {
+                return Err(Malformed("Connection nominates too many fields"));
             }
+        } else if field.is("keep-alive") {
+            said.idle = timeout(field.value);
         } else if field.is("upgrade") {
             said.websocket |= field.value.eq_ignore_ascii_case(b"websocket");
         } else if is_look_alike(field.name) {
@@ -197,6 +225,24 @@ mod tests {
         ] {
             assert_eq!(rest(head, is_head), expected, "{head}");
         }
+    }
+
+    #[test]
+    fn what_connection_may_not_nominate_stays_and_is_no_reason_to_refuse() {
+        let answer = asked("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive; timeout=5\r\nConnection: Transfer-Encoding\r\n\r\n").unwrap();
+        assert_eq!((answer.rest, answer.keeps), (Rest::Chunked, true));
+        let many = format!("HTTP/1.1 200 OK\r\nConnection: {}a\r\n\r\n", "a,".repeat(MAX_NOMINATED));
+        assert_eq!(asked(&many).unwrap_err(), Malformed("Connection nominates too many fields"));
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MAX_FIELDS + 1));
+        assert_eq!(asked(&many).unwrap_err(), Malformed("there are too many fields"));
+    }
+
+    #[test]
+    fn a_server_says_how_long_it_keeps_a_connection() {
+        let idle = |value: &str| asked(&format!("HTTP/1.1 204 x\r\nKeep-Alive: {value}\r\n\r\n")).unwrap().idle;
+        assert_eq!(idle("timeout=5, max=100"), Some(Duration::from_secs(4)));
+        assert_eq!(idle("max=100, timeout=0"), Some(Duration::ZERO));
+        assert_eq!(idle("max=100"), None);
     }
 
     #[test]

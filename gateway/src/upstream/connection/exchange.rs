@@ -2,15 +2,18 @@
 //! and written anew, and the body follows in canonical framing. When both are whole, and nothing else came, the connection waits in the
 //! pool for its next exchange.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 use super::answer::{self, Rest};
 use super::asked::Asked;
@@ -24,6 +27,15 @@ use crate::phase::canonical::message::Framing;
 /// Most bytes of an answer's head.
 pub const MAX_HEAD: usize = 64 * 1024;
 
+/// Bytes that are collected before they are sent without waiting for a flush.
+const MAX_PENDING: usize = 16 * 1024;
+
+/// Bytes of an answer that are read while the request cannot be sent on.
+const MAX_AHEAD: usize = 64 * 1024;
+
+/// How long an endpoint that has answered with an error is given to take more of the request.
+const GIVES_UP: Duration = Duration::from_secs(1);
+
 /// Most interim answers before the final one.
 const MAX_INTERIM: usize = 16;
 
@@ -33,6 +45,7 @@ pub struct Seen {
     reused: AtomicBool,
     fault: OnceLock<Malformed>,
     slow: OnceLock<Waits>,
+    answered: AtomicBool,
 }
 
 impl Seen {
@@ -43,6 +56,11 @@ impl Seen {
     /// Whether its connection was used before.
     pub fn is_reused(&self) -> bool {
         self.reused.load(Ordering::Relaxed)
+    }
+
+    /// Whether the whole answer was read.
+    pub fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// What it waited for too long.
@@ -68,8 +86,15 @@ pub struct Exchange {
     looked: usize,
     interim: usize,
     keeps: bool,
+    kept: Option<Duration>,
+    /// The answer is an error: what is left of the request is of no use to the endpoint.
+    is_refusal: bool,
+    /// What is written and not sent yet: the parts of a chunk leave as one segment.
+    pending: Vec<u8>,
     /// The endpoint does not take what is written.
     blocked: bool,
+    /// When it is no longer tried, since the endpoint answers already.
+    gives_up: Option<Pin<Box<Sleep>>>,
     patience: Patience,
     seen: Arc<Seen>,
     pool: Arc<Pool>,
@@ -86,7 +111,11 @@ impl Exchange {
             looked: 0,
             interim: 0,
             keeps: false,
+            kept: None,
+            is_refusal: false,
+            pending: Vec::new(),
             blocked: false,
+            gives_up: None,
             patience: Patience::new(times),
             seen,
             pool,
@@ -110,6 +139,7 @@ impl Exchange {
     /// Whether request and answer are whole, and nothing came behind them.
     fn is_over(&self) -> bool {
         let answered = self.answer.as_ref().is_some_and(|(body, rest)| *rest != Rest::Head && body.is_done());
+        let answered = answered && self.pending.is_empty();
         let quiet = self.incoming.as_ref().is_some_and(|incoming| incoming.buffered().is_empty());
         answered && quiet && self.keeps && self.asked.is_whole() && self.seen.fault().is_none()
     }
@@ -147,6 +177,8 @@ impl Exchange {
         incoming.consume(length);
         self.looked = 0;
         self.keeps = answer.keeps;
+        self.kept = answer.idle;
+        self.is_refusal = answer.status >= 400;
         self.interim += usize::from(answer.rest == Rest::Head);
         if self.interim > MAX_INTERIM {
             return Err(Malformed("there are too many interim answers"));
@@ -197,40 +229,118 @@ impl Exchange {
 impl AsyncRead for Exchange {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Poll::Ready(Err(error)) = this.poll_send(cx) {
+            return Poll::Ready(Err(error));
+        }
         if let Poll::Ready(read) = this.poll_answer(cx, buf) {
             this.patience.read();
+            let is_whole = matches!(&this.answer, Some((body, rest)) if *rest != Rest::Head && body.is_done());
+            this.seen.answered.store(is_whole && !this.is_switched(), Ordering::Relaxed);
             return Poll::Ready(read);
         }
         this.poll_patience(cx).map(Err)
     }
 }
 
+impl Exchange {
+    /// Sends what waits to be sent.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.pending.is_empty() {
+            let Some(incoming) = &mut self.incoming else {
+                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+            };
+            let written = Pin::new(&mut incoming.stream).poll_write(cx, &self.pending);
+            self.blocked = written.is_pending();
+            match ready!(written)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => {
+                    self.patience.wrote(count);
+                    self.pending.drain(..count);
+                }
+            }
+        }
+        self.pending = Vec::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// The engine waits for it, and for nothing else.
+    fn poll_send_patiently(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let before = self.pending.len();
+        let sent = self.poll_send(cx);
+        if sent.is_ready() || self.pending.len() < before {
+            self.gives_up = None;
+        }
+        if sent.is_pending() { self.poll_blocked(cx).map(Err) } else { sent }
+    }
+
+    /// The endpoint takes nothing. What it says meanwhile is read ahead, or both would wait for each other; and one that has refused the
+    /// request and takes no more of it has done with it: the engine then reads the answer. Ready when nothing more is to be sent.
+    fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let mut has_ended = false;
+        if self.answer.is_none() {
+            match self.poll_head(cx) {
+                Poll::Ready(Ok(begun)) => has_ended = !begun,
+                Poll::Ready(Err(error)) => return Poll::Ready(error),
+                Poll::Pending => {}
+            }
+        }
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(io::ErrorKind::NotConnected.into()) };
+        while incoming.buffered().len() < MAX_AHEAD && !has_ended {
+            match incoming.poll_fill(cx) {
+                Poll::Ready(Ok(count)) => has_ended = count == 0,
+                Poll::Ready(Err(error)) => return Poll::Ready(error),
+                Poll::Pending => break,
+            }
+        }
+        if (has_ended || self.is_refusal) && !self.is_switched() {
+            let sleep = self.gives_up.get_or_insert_with(|| Box::pin(tokio::time::sleep(GIVES_UP)));
+            if sleep.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(io::ErrorKind::BrokenPipe.into());
+            }
+        }
+        self.poll_patience(cx)
+    }
+}
+
 impl AsyncWrite for Exchange {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let Some(incoming) = &mut this.incoming else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
-        let written = Pin::new(&mut incoming.stream).poll_write(cx, data);
-        this.blocked = written.is_pending();
-        let Poll::Ready(count) = written? else { return this.poll_patience(cx).map(Err) };
-        this.patience.wrote(count);
+        if !this.pending.is_empty() && this.pending.len() + data.len() > MAX_PENDING {
+            ready!(this.poll_send_patiently(cx))?;
+        }
+        let count = if data.len() < MAX_PENDING {
+            this.pending.extend_from_slice(data);
+            data.len()
+        } else {
+            let Some(incoming) = &mut this.incoming else {
+                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+            };
+            let written = Pin::new(&mut incoming.stream).poll_write(cx, data);
+            this.blocked = written.is_pending();
+            let Poll::Ready(count) = written? else { return this.poll_blocked(cx).map(Err) };
+            this.patience.wrote(count);
+            this.gives_up = None;
+            count
+        };
         if !this.is_switched() {
             this.asked.wrote(&data[..count]);
         }
         Poll::Ready(Ok(count))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_send_patiently(cx)
     }
 
     /// The engine ends every exchange with it; a connection that is kept does not hear of it.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let over = this.is_over();
-        match &mut this.incoming {
-            Some(incoming) if !over => Pin::new(&mut incoming.stream).poll_shutdown(cx),
-            _ => Poll::Ready(Ok(())),
+        if this.is_over() {
+            return Poll::Ready(Ok(()));
         }
+        this.keeps = false;
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(Ok(())) };
+        Pin::new(&mut incoming.stream).poll_shutdown(cx)
     }
 }
 
@@ -246,7 +356,7 @@ impl Drop for Exchange {
         if self.is_over()
             && let Some(incoming) = self.incoming.take()
         {
-            self.pool.put(self.key, incoming.stream);
+            self.pool.put(self.key, incoming.stream, self.kept);
         }
     }
 }

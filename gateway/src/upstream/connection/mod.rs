@@ -30,13 +30,14 @@ pub struct Connection {
     key: PoolKey,
     limit: Duration,
     times: Times,
+    fresh: bool,
     seen: Arc<Seen>,
 }
 
 impl Connection {
-    /// For an endpoint; `limit`: for connecting.
-    pub fn new(pool: Arc<Pool>, key: PoolKey, limit: Duration, times: Times) -> Self {
-        Connection { pool, key, limit, times, seen: Arc::default() }
+    /// For an endpoint; `limit`: for connecting; `fresh`: none that waits, since one of those has failed the request before.
+    pub fn new(pool: Arc<Pool>, key: PoolKey, limit: Duration, times: Times, fresh: bool) -> Self {
+        Connection { pool, key, limit, times, fresh, seen: Arc::default() }
     }
 
     /// What is to be known of its exchange.
@@ -72,7 +73,8 @@ fn kind_of(error: &io::Error) -> ErrorType {
 #[async_trait]
 impl Connect for Connection {
     async fn connect(&self, _: &EngineAddress) -> pingora::Result<Stream> {
-        let stream = match self.pool.take(&self.key) {
+        let waiting = if self.fresh { None } else { self.pool.take(&self.key) };
+        let stream = match waiting {
             Some(stream) => {
                 self.seen.reuse();
                 stream

@@ -20,6 +20,13 @@ const SWEEP: Duration = Duration::from_secs(5);
 struct Waiting {
     stream: TcpStream,
     since: Instant,
+    until: Instant,
+}
+
+impl Waiting {
+    fn is_good(&self) -> bool {
+        Instant::now() < self.until && is_quiet(&self.stream)
+    }
 }
 
 /// See the module.
@@ -54,16 +61,16 @@ impl Pool {
     pub fn take(&self, key: &PoolKey) -> Option<TcpStream> {
         let mut waiting = self.lock();
         let of_key = waiting.get_mut(key)?;
-        let is_good = |one: &Waiting| one.since.elapsed() < self.limit && is_quiet(&one.stream);
-        let found = std::iter::from_fn(|| of_key.pop()).find(is_good).map(|one| one.stream);
+        let found = std::iter::from_fn(|| of_key.pop()).find(Waiting::is_good).map(|one| one.stream);
         if of_key.is_empty() {
             waiting.remove(key);
         }
         found
     }
 
-    /// Has a connection wait. Where there are too many the one that has waited longest ends.
-    pub fn put(&self, key: PoolKey, stream: TcpStream) {
+    /// Has a connection wait, at most for as long as its server says that it keeps it. Where there are too many the one that has waited
+    /// longest ends.
+    pub fn put(&self, key: PoolKey, stream: TcpStream, kept: Option<Duration>) {
         let mut waiting = self.lock();
         let count: usize = waiting.values().map(Vec::len).sum();
         if count >= self.capacity {
@@ -76,13 +83,14 @@ impl Pool {
                 }
             }
         }
-        waiting.entry(key).or_default().push(Waiting { stream, since: Instant::now() });
+        let (since, limit) = (Instant::now(), kept.map_or(self.limit, |kept| kept.min(self.limit)));
+        waiting.entry(key).or_default().push(Waiting { stream, since, until: since + limit });
     }
 
     /// Ends what has ended, or waited too long.
     fn sweep(&self) {
         self.lock().retain(|_, of_key| {
-            of_key.retain(|one| one.since.elapsed() < self.limit && is_quiet(&one.stream));
+            of_key.retain(Waiting::is_good);
             !of_key.is_empty()
         });
     }
@@ -116,8 +124,8 @@ mod tests {
         let pool = Pool::new(8, Duration::from_secs(60));
         let ((first, _a), (second, _b)) = (pair().await, pair().await);
         let newest = second.local_addr().unwrap();
-        pool.put(KEY, first);
-        pool.put(KEY, second);
+        pool.put(KEY, first, None);
+        pool.put(KEY, second, None);
         assert!(pool.take(&(2, KEY.1)).is_none(), "another backend's");
         assert_eq!(pool.take(&KEY).unwrap().local_addr().unwrap(), newest);
         assert!(pool.take(&KEY).is_some() && pool.take(&KEY).is_none());
@@ -130,12 +138,12 @@ mod tests {
         let ((ended, far), (spoken, mut other)) = (pair().await, pair().await);
         drop(far);
         other.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").unwrap();
-        pool.put(KEY, ended);
-        pool.put(KEY, spoken);
+        pool.put(KEY, ended, None);
+        pool.put(KEY, spoken, None);
         assert!(pool.take(&KEY).is_none());
         let ((ended, far), (good, _far)) = (pair().await, pair().await);
-        pool.put(KEY, ended);
-        pool.put(KEY, good);
+        pool.put(KEY, ended, None);
+        pool.put(KEY, good, None);
         drop(far);
         pool.sweep();
         assert_eq!(pool.lock()[&KEY].len(), 1);
@@ -146,13 +154,17 @@ mod tests {
         let pool = Pool::new(1, Duration::from_secs(60));
         let ((first, _a), (second, _b)) = (pair().await, pair().await);
         let newest = second.local_addr().unwrap();
-        pool.put(KEY, first);
-        pool.put((2, KEY.1), second);
+        pool.put(KEY, first, None);
+        pool.put((2, KEY.1), second, None);
         assert!(pool.take(&KEY).is_none());
         assert_eq!(pool.take(&(2, KEY.1)).unwrap().local_addr().unwrap(), newest);
         let pool = Pool::new(8, Duration::ZERO);
         let (old, _far) = pair().await;
-        pool.put(KEY, old);
+        pool.put(KEY, old, None);
         assert!(pool.take(&KEY).is_none());
+        let pool = Pool::new(8, Duration::from_secs(60));
+        let (told, _far) = pair().await;
+        pool.put(KEY, told, Some(Duration::ZERO));
+        assert!(pool.take(&KEY).is_none(), "its server keeps it no longer");
     }
 }

@@ -1,0 +1,128 @@
+//! How many connections there are, and whose. A connection is admitted before anything is read of it, and before TLS.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::observe::cells::Rejection;
+use crate::settings::Settings;
+
+/// Descriptors that are not for clients and their requests: listeners, logs, the controller, DNS, the admin pages.
+const RESERVED: u64 = 256;
+
+/// Memory that is taken for what a connection needs, on average. Idle ones need less (docs/benchmarks.md).
+const MEMORY_EACH: u64 = 24 * 1024;
+
+/// The default for the most connections: each may need one to an endpoint as well, and all of them half of the memory.
+pub fn default_limit(open_files: u64, memory: Option<u64>, idle_upstream: u64) -> usize {
+    let by_files = open_files.saturating_sub(RESERVED + idle_upstream) / 2;
+    let by_memory = memory.map_or(u64::MAX, |bytes| bytes / 2 / MEMORY_EACH);
+    usize::try_from(by_files.min(by_memory)).unwrap_or(usize::MAX).clamp(16, 1_000_000)
+}
+
+/// Where a client is: one subscriber has a /56 of IPv6 (RFC 6177), and may be many behind an address of IPv4.
+fn network(peer: IpAddr) -> IpAddr {
+    match peer {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 72))),
+    }
+}
+
+/// Counts connections.
+#[derive(Debug)]
+pub struct Admission {
+    open: AtomicUsize,
+    limit: usize,
+    /// Most of one network; 0: however many.
+    limit_each: usize,
+    networks: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// A connection that was admitted; it is counted until this is dropped, also when its task panics.
+#[derive(Debug)]
+pub struct Admitted {
+    admission: Arc<Admission>,
+    network: Option<IpAddr>,
+}
+
+impl Admission {
+    /// By the settings; `limit`: most connections in all.
+    pub fn new(settings: &Settings, limit: usize) -> Self {
+        let limit_each = settings.limits.connections_per_network;
+        Admission { open: AtomicUsize::new(0), limit, limit_each, networks: Mutex::default() }
+    }
+
+    /// Connections that are open.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    /// Whether another one has room.
+    pub fn has_room(&self) -> bool {
+        self.open() < self.limit
+    }
+
+    /// Admits a connection; `trusted`: of a proxy of ours, which speaks for many. There has to be room.
+    ///
+    /// # Errors
+    /// Its network has too many.
+    pub fn admit(self: &Arc<Self>, peer: IpAddr, trusted: bool) -> Result<Admitted, Rejection> {
+        let network = (self.limit_each > 0 && !trusted).then(|| network(peer));
+        if let Some(network) = network {
+            let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = networks.entry(network).or_default();
+            if *count >= self.limit_each {
+                return Err(Rejection::TooManyOfNetwork);
+            }
+            *count += 1;
+        }
+        self.open.fetch_add(1, Ordering::SeqCst);
+        Ok(Admitted { admission: self.clone(), network })
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.admission.open.fetch_sub(1, Ordering::SeqCst);
+        let Some(network) = self.network else { return };
+        let mut networks = self.admission.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = networks.get_mut(&network) {
+            *count -= 1;
+            if *count == 0 {
+                networks.remove(&network);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_leaves_descriptors_and_memory_for_everything_else() {
+        assert_eq!(default_limit(65_536, None, 1024), (65_536 - 256 - 1024) / 2);
+        assert_eq!(default_limit(1 << 20, Some(512 << 20), 1024), 10_922);
+        assert_eq!(default_limit(64, None, 1024), 16, "a machine that has nothing serves a little");
+    }
+
+    #[test]
+    fn a_network_has_its_share_and_gives_it_back() {
+        let mut settings = Settings::default();
+        settings.limits.connections_per_network = 1;
+        let admission = Arc::new(Admission::new(&settings, 8));
+        let peer = |text: &str| text.parse::<IpAddr>().unwrap();
+        let first = admission.admit(peer("2001:db8:0:1ff::1"), false).unwrap();
+        assert_eq!(admission.admit(peer("2001:db8:0:100::2"), false).unwrap_err(), Rejection::TooManyOfNetwork);
+        let others = ["2001:db8:0:200::1", "192.0.2.1", "192.0.2.2"].map(|text| admission.admit(peer(text), false));
+        assert!(others.iter().all(Result::is_ok));
+        let trusted = [0, 1].map(|_| admission.admit(peer("198.51.100.1"), true));
+        assert!(trusted.iter().all(Result::is_ok));
+        assert_eq!(admission.open(), 6);
+        drop(first);
+        assert!(admission.admit(peer("2001:db8:0:100::2"), false).is_ok());
+        drop((others, trusted));
+        assert_eq!((admission.open(), admission.networks.lock().unwrap().len()), (0, 0));
+    }
+}

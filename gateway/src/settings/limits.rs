@@ -1,0 +1,73 @@
+//! `limits`: how large and how many things may be.
+
+use serde::{Deserialize, Serialize};
+use sluicegate_process::SettingsError;
+
+use crate::phase::canonical::Limits;
+
+/// `limits`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LimitSettings {
+    /// Bytes of a request's head.
+    pub head_bytes: usize,
+    /// Bytes of its target.
+    pub target_bytes: usize,
+    /// Its fields, without those named Cookie.
+    pub fields: usize,
+    /// Its fields named Cookie.
+    pub cookies: usize,
+    /// Bytes a second that a client has to send of a request's body.
+    pub body_rate: usize,
+    /// Requests of one connection.
+    pub requests_per_connection: usize,
+    /// Connections of clients, in all. Absent: what descriptors and memory allow.
+    pub connections: Option<usize>,
+    /// Connections of one client network; 0: however many.
+    pub connections_per_network: usize,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        let Limits { head_bytes, target_bytes, fields, cookies } = Limits::default();
+        LimitSettings {
+            head_bytes,
+            target_bytes,
+            fields,
+            cookies,
+            body_rate: 512,
+            requests_per_connection: 10_000,
+            connections: None,
+            connections_per_network: 0,
+        }
+    }
+}
+
+impl LimitSettings {
+    /// Those of a request's head.
+    pub fn head(&self) -> Limits {
+        let &LimitSettings { head_bytes, target_bytes, fields, cookies, .. } = self;
+        Limits { head_bytes, target_bytes, fields, cookies }
+    }
+
+    /// The engine takes heads of 1 MiB and 256 fields at most, of which some are the gateway's own, and targets of 64 KiB, which encoding
+    /// can make three times as long.
+    pub(super) fn judge(&self) -> Result<(), SettingsError> {
+        let ranges = [
+            ("headBytes", self.head_bytes, 1024..=512 * 1024),
+            ("targetBytes", self.target_bytes, 256..=20 * 1024),
+            ("fields", self.fields, 10..=240),
+            ("cookies", self.cookies, 1..=10_000),
+            ("bodyRate", self.body_rate, 0..=1 << 30),
+            ("requestsPerConnection", self.requests_per_connection, 1..=1 << 40),
+            ("connections", self.connections.unwrap_or(1), 1..=10_000_000),
+            ("connectionsPerNetwork", self.connections_per_network, 0..=10_000_000),
+        ];
+        match ranges.iter().find(|(_, value, range)| !range.contains(value)) {
+            Some((name, _, range)) => {
+                Err(SettingsError(format!("limits.{name}: must be from {} to {}", range.start(), range.end())))
+            }
+            None => Ok(()),
+        }
+    }
+}
