@@ -35,6 +35,13 @@ pub struct ClientInfo {
     pub refusal: OnceLock<Refusal>,
 }
 
+impl ClientInfo {
+    /// Of a connection, or of one of its streams.
+    pub fn new(connection: Connection, server_header: Option<HeaderValue>) -> Self {
+        ClientInfo { connection, server_header, lending: Lending::default(), refusal: OnceLock::new() }
+    }
+}
+
 /// How a request was refused before any phase ran.
 #[derive(Debug)]
 pub struct Refusal {
@@ -66,8 +73,7 @@ impl ClientStream {
         server_header: Option<HeaderValue>,
         cells: Arc<Cells>,
     ) -> pingora::Result<Self> {
-        let info =
-            Arc::new(ClientInfo { connection, server_header, lending: Lending::default(), refusal: OnceLock::new() });
+        let info = Arc::new(ClientInfo::new(connection, server_header));
         let carrier = Box::new(ResponseHeader::build(200, Some(0))?);
         cells.opened(connection.scheme);
         Ok(ClientStream {

@@ -4,11 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::apps::HttpServerApp;
-use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::{H2Accept, HttpSession as H2Session, default_h2_options, handshake};
 use pingora::protocols::tls::server::handshake_with_callback;
-use pingora::protocols::{ALPN, Digest, Stream};
+use pingora::protocols::{ALPN, Stream};
 use pingora::proxy::HttpProxy;
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -19,27 +16,12 @@ use super::client::{ClientInfo, ClientStream, peer_ip};
 use super::idle::IdleConnections;
 use crate::lane::Gateway;
 use crate::observe::Cells;
-use crate::observe::cells::{Handshake, Rejection};
+use crate::observe::cells::Handshake;
 use crate::phase::address::is_trusted;
 use crate::phase::canonical::Refused;
 use crate::phase::{Connection, Reason, Scheme};
 use crate::shared::Shared;
 use crate::tls::{Acceptor, CertificateChoice};
-
-/// Malformed streams after which an HTTP/2 connection is closed.
-const MAX_MALFORMED_STREAMS: u32 = 32;
-
-/// How long a client that was told GOAWAY for being idle may take to close.
-const GOAWAY_LIMIT: Duration = Duration::from_secs(5);
-
-/// A stream of an HTTP/2 connection while it is served, also when its task panics.
-struct Busy(Arc<watch::Sender<()>>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.send_replace(());
-    }
-}
 
 /// What a worker serves connections with.
 pub struct Serve {
@@ -121,75 +103,8 @@ impl Serve {
         self.cells.handshake(if resumed { Handshake::Resumed } else { Handshake::Full });
         let stream: Stream = Box::new(stream);
         match stream.selected_alpn_proto() {
-            Some(ALPN::H2) => self.http2(stream).await,
+            Some(ALPN::H2) => self.http2(stream, info).await,
             _ => self.http1(stream, info).await,
-        }
-    }
-
-    async fn http2(&self, stream: Stream) {
-        let digest = Arc::new(Digest {
-            ssl_digest: stream.get_ssl_digest(),
-            timing_digest: stream.get_timing_digest(),
-            proxy_digest: stream.get_proxy_digest(),
-            socket_digest: stream.get_socket_digest(),
-        });
-        let limit = Duration::from_secs(self.shared.settings.timeouts.handshake.into());
-        let mut options = default_h2_options();
-        options.initial_window_size(256 * 1024).initial_connection_window_size(1024 * 1024);
-        let Ok(Ok(mut connection)) = timeout(limit, handshake(stream, Some(options))).await else { return };
-        let idle = Duration::from_secs(self.shared.settings.timeouts.keep_alive.into());
-        let mut draining = self.draining.clone();
-        let mut told = false;
-        // When a connection that was told to end for being idle is dropped: its client may never answer.
-        let mut drop_at = None;
-        let mut malformed = 0;
-        // Streams hold a sender each: when all are gone the connection is idle.
-        let (busy, mut idle_since) = watch::channel(());
-        let busy = Arc::new(busy);
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                _ = draining.wait_for(|draining| *draining), if !told => {
-                    // GOAWAY; streams that are open, and those already on their way, are still served.
-                    connection.graceful_shutdown();
-                    told = true;
-                    continue;
-                }
-                accepted = H2Session::from_h2_conn(&mut connection, digest.clone()) => accepted,
-                () = tokio::time::sleep(idle), if Arc::strong_count(&busy) == 1 && !told => {
-                    connection.graceful_shutdown();
-                    told = true;
-                    drop_at = Some(tokio::time::Instant::now() + GOAWAY_LIMIT);
-                    continue;
-                }
-                () = tokio::time::sleep_until(drop_at.unwrap_or_else(tokio::time::Instant::now)), if drop_at.is_some() => {
-                    if Arc::strong_count(&busy) == 1 {
-                        return;
-                    }
-                    drop_at = None;
-                    continue;
-                }
-                // A stream ended; whether the connection is idle now is looked at again.
-                _ = idle_since.changed() => continue,
-            };
-            match accepted {
-                Ok(Some(H2Accept::Session(session))) => {
-                    let (proxy, draining, busy) = (self.proxy.clone(), self.draining.clone(), busy.clone());
-                    tokio::spawn(async move {
-                        let stream = Busy(busy);
-                        proxy.process_new_http(ServerSession::new_http2(session), &draining).await;
-                        drop(stream);
-                    });
-                }
-                Ok(Some(H2Accept::Rejected)) => {
-                    self.cells.reject(Rejection::MalformedStream);
-                    malformed += 1;
-                    if malformed >= MAX_MALFORMED_STREAMS {
-                        return;
-                    }
-                }
-                Ok(None) | Err(_) => return,
-            }
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod body;
 pub mod client;
 pub mod connection;
 pub mod http1;
+pub mod http2;
 pub mod idle;
 pub mod incoming;
 pub mod listener;

@@ -1,7 +1,6 @@
 //! The general lane: `impl ProxyHttp` that only drives the phases. The one place that touches the engine's session.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -16,6 +15,7 @@ use pingora::{Error, ErrorType};
 
 use super::account::{final_status, reason_of};
 use super::attempt::Attempts;
+use super::load::Load;
 use super::{reply, view};
 use crate::clock;
 use crate::io::ClientStream;
@@ -59,8 +59,8 @@ pub struct Ctx {
     pub(super) refused: Option<Refused>,
     pub(super) connect_started: Option<Instant>,
     pub(super) upstream_head: Option<Duration>,
-    /// Counts the request as on its way; given back in `logging`.
-    pub(super) in_flight: bool,
+    /// What it adds to the load of its backend; until it is accounted.
+    pub(super) load: Option<Load>,
     pub(super) upgrade: bool,
 }
 
@@ -140,18 +140,6 @@ impl Gateway {
         }
         reply::write(session, response, fields, close).await
     }
-
-    fn leave(&self, ctx: &mut Ctx) {
-        if std::mem::take(&mut ctx.in_flight) {
-            self.cells.in_flight.fetch_sub(1, Ordering::Relaxed);
-            if let Some(backend) = &ctx.backend {
-                backend.state.in_flight.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-        if let Some(endpoint) = ctx.endpoint.take() {
-            endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
 }
 
 #[async_trait]
@@ -175,7 +163,7 @@ impl ProxyHttp for Gateway {
             refused: None,
             connect_started: None,
             upstream_head: None,
-            in_flight: false,
+            load: None,
             upgrade: false,
         }
     }
@@ -215,14 +203,7 @@ impl ProxyHttp for Gateway {
             }
         };
         let Some(backend) = ctx.backend.clone() else { return Err(Error::new(ErrorType::InternalError)) };
-        if !std::mem::replace(&mut ctx.in_flight, true) {
-            self.cells.in_flight.fetch_add(1, Ordering::Relaxed);
-            backend.state.in_flight.fetch_add(1, Ordering::Relaxed);
-        }
-        if let Some(before) = ctx.endpoint.take() {
-            before.in_flight.fetch_sub(1, Ordering::Relaxed);
-        }
-        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
+        ctx.load.get_or_insert_with(|| Load::begin(&self.cells, &backend.state)).go_to(&endpoint);
         ctx.upgrade = view::is_websocket(session.req_header());
         if ctx.upgrade {
             session.set_read_timeout(Some(Duration::from_secs(self.shared.settings.timeouts.upgraded_idle.into())));
@@ -362,7 +343,7 @@ impl ProxyHttp for Gateway {
         }
         let status = final_status(session);
         let upstream = ctx.endpoint.as_ref().map(|endpoint| endpoint.address);
-        self.leave(ctx);
+        ctx.load = None;
         self.account(session, ctx, status);
         self.log(session, ctx, status, upstream);
     }

@@ -3,6 +3,7 @@
 mod account;
 mod attempt;
 mod general;
+mod load;
 mod reply;
 mod view;
 

@@ -145,11 +145,17 @@ pub enum Rejection {
     PlainOnTls,
     /// A malformed HTTP/2 stream.
     MalformedStream,
+    /// More frames of HTTP/2 that belong to no request than a client may send.
+    FrameFlood,
+    /// The requests of an HTTP/2 connection hold as much as they may.
+    RequestsTooLarge,
+    /// A body on an HTTP/2 stream that nobody needs any more, and that does not end.
+    BodyAfterAnswer,
 }
 
 impl Rejection {
     /// All with their label.
-    pub const ALL: [(Rejection, &'static str); 10] = [
+    pub const ALL: [(Rejection, &'static str); 13] = [
         (Rejection::MalformedHead, "MalformedHead"),
         (Rejection::HeadTooLarge, "HeadTooLarge"),
         (Rejection::TargetTooLong, "TargetTooLong"),
@@ -160,6 +166,9 @@ impl Rejection {
         (Rejection::TooManyOfNetwork, "TooManyOfNetwork"),
         (Rejection::PlainOnTls, "PlainOnTls"),
         (Rejection::MalformedStream, "MalformedStream"),
+        (Rejection::FrameFlood, "FrameFlood"),
+        (Rejection::RequestsTooLarge, "RequestsTooLarge"),
+        (Rejection::BodyAfterAnswer, "BodyAfterAnswer"),
     ];
 
     /// What a request that was refused before any phase counts as.

@@ -11,6 +11,7 @@ mod dns;
 mod docs;
 mod fidelity;
 mod harness;
+mod http2;
 mod hyper_client;
 mod lifecycle;
 mod manifests;

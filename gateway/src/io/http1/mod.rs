@@ -100,6 +100,6 @@ impl Serve {
 }
 
 /// How many requests a connection serves: up to a tenth less than it may, so that those which began together do not end together.
-fn requests_of_a_connection(limit: usize) -> usize {
+pub(super) fn requests_of_a_connection(limit: usize) -> usize {
     limit - rand::random_range(0..=limit / 10)
 }

@@ -3,9 +3,9 @@
 
 mod cases;
 mod mutations;
-mod origin;
+pub mod origin;
 mod responses;
-mod strict;
+pub mod strict;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};

@@ -1,0 +1,219 @@
+//! HTTP/2 connections: the loop that takes streams, one by one, and ends the connection when it has to.
+
+pub mod frames;
+mod stream;
+pub mod streams;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::Reason as ErrorCode;
+use h2::server::Connection as H2Connection;
+use pingora::apps::HttpServerApp;
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{H2Accept, HttpSession as H2Session, default_h2_options, handshake};
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{Digest, Stream};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::client::{ClientInfo, ClientStream};
+use super::connection::Serve;
+use super::http1::requests_of_a_connection;
+use crate::observe::cells::Rejection;
+use frames::Watched;
+use stream::WatchedStream;
+use streams::Streams;
+
+/// Malformed streams after which a connection is closed.
+const MAX_MALFORMED_STREAMS: u32 = 32;
+
+/// How long a client that was told GOAWAY may take to close.
+const GOAWAY_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long one that was told so for what it did, or because others need its room.
+const ABRUPT_LIMIT: Duration = Duration::from_secs(1);
+
+/// Windows: what a client may send before it is read, by stream and in all.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// A connection's state in its loop.
+struct State {
+    connection: H2Connection<Stream, Bytes>,
+    /// It was told GOAWAY.
+    told: bool,
+    /// When it ends in any case.
+    ends_at: Option<Instant>,
+    /// A head that has begun has to end by then.
+    head_by: Option<Instant>,
+    malformed: u32,
+    left: usize,
+}
+
+impl State {
+    /// No new streams; those that are open, and those already on their way, are still served.
+    fn end_gracefully(&mut self) {
+        self.connection.graceful_shutdown();
+        self.told = true;
+    }
+
+    fn end_abruptly(&mut self, code: ErrorCode) {
+        self.connection.abrupt_shutdown(code);
+        self.told = true;
+        self.ends_at = Some(Instant::now() + ABRUPT_LIMIT);
+    }
+}
+
+impl Serve {
+    /// Serves streams side by side, until the connection ends.
+    pub(super) async fn http2(&self, stream: Stream, info: &Arc<ClientInfo>) {
+        let settings = &self.shared.settings;
+        let digest = Digest {
+            ssl_digest: stream.get_ssl_digest(),
+            timing_digest: stream.get_timing_digest(),
+            proxy_digest: None,
+            socket_digest: stream.get_socket_digest(),
+        };
+        let watched = Arc::new(Watched::default());
+        let stream: Stream = Box::new(WatchedStream::new(stream, watched.clone()));
+        let mut options = default_h2_options();
+        options
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(u32::try_from(settings.limits.head_bytes).unwrap_or(u32::MAX));
+        let limit = Duration::from_secs(settings.timeouts.handshake.into());
+        let Ok(Ok(connection)) = timeout(limit, handshake(stream, Some(options))).await else { return };
+        let mut state = State {
+            connection,
+            told: false,
+            ends_at: None,
+            head_by: None,
+            malformed: 0,
+            left: requests_of_a_connection(settings.limits.requests_per_connection),
+        };
+        let digest = Arc::new(digest);
+        let idle = settings.keep_alive(info.connection.trusted);
+        let head = Duration::from_secs(settings.timeouts.head.into());
+        let mut draining = self.draining.clone();
+        let (streams, mut ended) = Streams::new();
+        loop {
+            let waiting = (streams.is_idle() && !state.told).then(|| self.idle.enter());
+            let told_to_end = async {
+                match &waiting {
+                    Some(waiting) => waiting.told_to_end().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let accepted = tokio::select! {
+                biased;
+                _ = draining.wait_for(|draining| *draining), if !state.told => {
+                    state.end_gracefully();
+                    continue;
+                }
+                () = watched.changed() => {
+                    state.head_by = watched.is_in_head().then(|| Instant::now() + head);
+                    if watched.is_spent() && state.ends_at.is_none() {
+                        self.cells.reject(Rejection::FrameFlood);
+                        state.end_abruptly(ErrorCode::ENHANCE_YOUR_CALM);
+                    }
+                    continue;
+                }
+                () = until(state.ends_at) => {
+                    if streams.is_idle() || watched.is_spent() {
+                        return;
+                    }
+                    state.ends_at = None;
+                    continue;
+                }
+                () = until(state.head_by) => {
+                    self.cells.reject(Rejection::SlowHead);
+                    return;
+                }
+                accepted = H2Session::from_h2_conn(&mut state.connection, stream_digest(&digest, info)) => accepted,
+                () = sleep(idle), if waiting.is_some() => {
+                    state.end_gracefully();
+                    state.ends_at = Some(Instant::now() + GOAWAY_LIMIT);
+                    continue;
+                }
+                () = told_to_end => {
+                    state.end_gracefully();
+                    state.ends_at = Some(Instant::now() + ABRUPT_LIMIT);
+                    continue;
+                }
+                // A stream ended; whether the connection is idle now is looked at again.
+                _ = ended.changed() => continue,
+            };
+            match accepted {
+                Ok(Some(H2Accept::Session(session))) => {
+                    self.serve_stream(session, &streams);
+                    state.left = state.left.saturating_sub(1);
+                    if state.left == 0 && !state.told {
+                        state.end_gracefully();
+                    }
+                }
+                Ok(Some(H2Accept::Rejected)) => {
+                    self.cells.reject(Rejection::MalformedStream);
+                    state.malformed += 1;
+                    if state.malformed >= MAX_MALFORMED_STREAMS {
+                        return;
+                    }
+                }
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+}
+
+impl Serve {
+    fn serve_stream(&self, mut session: H2Session, streams: &Arc<Streams>) {
+        let request = session.req_header();
+        let Some(served) = streams.begin(&request.headers, request.raw_path().len()) else {
+            self.cells.reject(Rejection::RequestsTooLarge);
+            return session.shutdown_with_reason(ErrorCode::REFUSED_STREAM);
+        };
+        let info = ClientStream::info_of(session.digest());
+        let (proxy, draining, cells) = (self.proxy.clone(), self.draining.clone(), self.cells.clone());
+        let patience = Duration::from_secs(self.shared.settings.timeouts.stream.into());
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = proxy.process_new_http(ServerSession::new_http2(session), &draining) => {}
+                () = is_over(info, patience) => cells.reject(Rejection::BodyAfterAnswer),
+            }
+            drop(served);
+        });
+    }
+}
+
+/// Resolves when the whole answer has been there for so long and the request still is not: the engine waits for that without end.
+async fn is_over(info: Option<Arc<ClientInfo>>, patience: Duration) {
+    let mut since: Option<Instant> = None;
+    loop {
+        sleep(patience / 4).await;
+        if !info.as_ref().is_some_and(|info| info.lending.is_answered()) {
+            since = None;
+        } else if since.get_or_insert_with(Instant::now).elapsed() >= patience {
+            return;
+        }
+    }
+}
+
+/// Each stream has a digest of its own, by which the lane knows it.
+fn stream_digest(connection: &Arc<Digest>, info: &Arc<ClientInfo>) -> Arc<Digest> {
+    let mut digest = Digest::clone(connection);
+    // Without a carrier the lane knows nobody's address; building one cannot fail.
+    if let Ok(carrier) = ResponseHeader::build(200, Some(0)) {
+        let info = Arc::new(ClientInfo::new(info.connection, info.server_header.clone()));
+        digest.proxy_digest = Some(Arc::new(ProxyDigest::new(Box::new(carrier), Some(Box::new(info)))));
+    }
+    Arc::new(digest)
+}
+
+/// A time, or never.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,294 @@
+//! HTTP/2 frame by frame: what a well-behaved library never sends.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use openssl::ssl::SslStream;
+use serde_json::json;
+
+use crate::backends::{Scripted, echo, everything_to};
+use crate::canonical::origin::Origin;
+use crate::client::{Tls, h2c};
+use crate::harness::{Gateway, PATIENCE, Start};
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A connection on which a test says every byte.
+struct Raw {
+    stream: SslStream<TcpStream>,
+}
+
+/// A frame as it came.
+#[derive(Debug)]
+struct Frame {
+    kind: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+impl Frame {
+    /// The error code of RST_STREAM, or of GOAWAY.
+    fn code(&self) -> u32 {
+        let at = if self.kind == GOAWAY { 4 } else { 0 };
+        u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
+    }
+}
+
+/// A field as HPACK writes one that it knows nothing of (RFC 7541, 6.2.2), whatever is in it.
+fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
+    let length = |length: usize| match length {
+        0..127 => vec![length as u8],
+        _ => {
+            let (mut bytes, mut rest) = (vec![127], length - 127);
+            while rest >= 128 {
+                bytes.push((rest % 128 + 128) as u8);
+                rest /= 128;
+            }
+            bytes.push(rest as u8);
+            bytes
+        }
+    };
+    [vec![0], length(name.len()), name.to_vec(), length(value.len()), value.to_vec()].concat()
+}
+
+fn block(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
+    fields.iter().flat_map(|(name, value)| literal(name, value)).collect()
+}
+
+/// The head of a request, with more fields.
+fn request(method: &[u8], target: &[u8], more: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let pseudo: [(&[u8], &[u8]); 4] =
+        [(b":method", method), (b":scheme", b"https"), (b":authority", b"a.test"), (b":path", target)];
+    block(&[&pseudo, more].concat())
+}
+
+impl Raw {
+    /// Connects, with these settings.
+    fn connect(gateway: &Gateway, settings: &[(u16, u32)]) -> Raw {
+        let mut raw = Raw { stream: Tls::new().alpn(b"\x02h2").connect(gateway.https, Some("a.test")).stream };
+        raw.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        let payload: Vec<u8> =
+            settings.iter().flat_map(|(key, value)| [&key.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
+        assert!(raw.send(SETTINGS, 0, 0, &payload));
+        raw
+    }
+
+    /// Sends a frame; false: the other side is gone.
+    fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let frame = [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat();
+        self.stream.write_all(&frame).is_ok()
+    }
+
+    /// Sends a head in frames of 16 KiB.
+    fn head(&mut self, stream: u32, flags: u8, block: &[u8]) {
+        let mut parts = block.chunks(16 * 1024).peekable();
+        let mut kind = HEADERS;
+        while let Some(part) = parts.next() {
+            let last = if parts.peek().is_none() { END_HEADERS } else { 0 };
+            let flags = if kind == HEADERS { flags | last } else { last };
+            self.send(kind, flags, stream, part);
+            kind = 9;
+        }
+    }
+
+    /// The next frame; `None`: there are no more.
+    fn read(&mut self) -> Option<Frame> {
+        let mut head = [0; 9];
+        self.stream.read_exact(&mut head).ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        self.stream.read_exact(&mut payload).ok()?;
+        let stream = u32::from_be_bytes(head[5..9].try_into().unwrap());
+        Some(Frame { kind: head[3], stream, payload })
+    }
+
+    /// Reads until a frame is what is looked for.
+    fn until(&mut self, is_it: impl Fn(&Frame) -> bool) -> Option<Frame> {
+        std::iter::from_fn(|| self.read()).find(is_it)
+    }
+}
+
+fn gateway() -> Gateway {
+    Start::with(&everything_to(&[echo()])).set("workers", 1.into()).ready()
+}
+
+#[test]
+fn floods_of_frames_that_belong_to_no_request_end_the_connection() {
+    let gateway = gateway();
+    let floods: [(&str, u8, u32, &[u8]); 6] = [
+        ("PING", PING, 0, &[0; 8]),
+        ("SETTINGS", SETTINGS, 0, &[]),
+        ("PRIORITY", PRIORITY, 1, &[0, 0, 0, 3, 1]),
+        ("WINDOW_UPDATE", WINDOW_UPDATE, 0, &[0, 0, 0, 1]),
+        ("unknown", 99, 0, &[0; 20]),
+        ("empty DATA", DATA, 1, &[]),
+    ];
+    for (number, (name, kind, stream, payload)) in floods.into_iter().enumerate() {
+        let mut raw = Raw::connect(&gateway, &[]);
+        raw.head(1, 0, &request(b"POST", b"/", &[]));
+        let begun = Instant::now();
+        for _ in 0..5_000 {
+            if !raw.send(kind, 0, stream, payload) {
+                break;
+            }
+        }
+        let end = raw.until(|frame| frame.kind == GOAWAY && frame.code() != 0);
+        assert!(end.as_ref().is_none_or(|frame| frame.code() == 11), "{name}: {end:?}");
+        while raw.read().is_some() {}
+        assert!(begun.elapsed() < PATIENCE / 2, "{name}");
+        if name != "empty DATA" {
+            gateway.wait_metric("sluicegate_rejected_total", &["FrameFlood"], (number + 1) as f64);
+        }
+    }
+    gateway.wait_metric("sluicegate_connections", &["https"], 0.0);
+}
+
+#[test]
+fn a_head_has_one_time_for_all_of_its_frames() {
+    let gateway = Start::with(&everything_to(&[echo()])).set("timeouts", json!({"head": 1, "keepAlive": 60})).ready();
+    let mut raw = Raw::connect(&gateway, &[]);
+    raw.send(HEADERS, END_STREAM, 1, &request(b"GET", b"/", &[]));
+    while raw.read().is_some() {}
+    gateway.wait_metric("sluicegate_rejected_total", &["SlowHead"], 1.0);
+}
+
+#[test]
+fn requests_that_hold_much_at_a_time_are_refused() {
+    let silent = Scripted::new(|mut incoming| drop(incoming.body_until(b"never")));
+    let gateway = Start::with(&everything_to(&[silent.address])).set("workers", 1.into()).ready();
+    // A window of nothing: no answer can leave.
+    let mut raw = Raw::connect(&gateway, &[(4, 0)]);
+    let large = vec![b'x'; 15_000];
+    for stream in 0..40 {
+        raw.head(2 * stream + 1, END_STREAM, &request(b"GET", b"/", &[(b"x-a", &large), (b"x-b", &large)]));
+    }
+    let refused = raw.until(|frame| frame.kind == RST_STREAM).unwrap();
+    assert_eq!(refused.code(), 7, "REFUSED_STREAM, which a client may send again");
+    assert!(refused.stream > 20, "{refused:?}");
+    gateway.wait_metric("sluicegate_rejected_total", &["RequestsTooLarge"], 24.0);
+}
+
+#[test]
+fn a_connection_serves_so_many_streams() {
+    let gateway = Start::with(&everything_to(&[echo()])).set("limits", json!({"requestsPerConnection": 5})).ready();
+    h2c::run(async {
+        let (mut client, connection) = h2c::connect(gateway.https, "a.test").await;
+        for _ in 0..5 {
+            assert_eq!(h2c::get(&mut client, "https://a.test/").await.status, 200);
+        }
+        connection.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn where_there_is_no_room_an_idle_connection_goes() {
+    let gateway = Start::with(&everything_to(&[echo()]))
+        .set("workers", 1.into())
+        .set("limits", json!({"connections": 1}))
+        .ready();
+    h2c::run(async {
+        let (mut client, connection) = h2c::connect(gateway.https, "a.test").await;
+        assert_eq!(h2c::get(&mut client, "https://a.test/").await.status, 200);
+        let other = tokio::task::spawn_blocking({
+            let http = gateway.http;
+            move || crate::client::get(http, "a.test", "/").status
+        });
+        assert_eq!(other.await.unwrap(), 200);
+        connection.await.unwrap().unwrap();
+    });
+}
+
+/// What a backend of HTTP/1 must never be sent is refused, and the rest is brought into one form.
+#[test]
+fn requests_become_canonical_requests_of_http_1() {
+    let origin = Origin::start();
+    let gateway = Start::with(&everything_to(&[origin.address])).set("workers", 1.into()).ready();
+    type Fields<'a> = &'a [(&'a [u8], &'a [u8])];
+    let refused: [(&str, &[u8], Fields<'_>); 28] = [
+        ("connection", b"/", &[(b"connection", b"close")]),
+        ("keep-alive", b"/", &[(b"keep-alive", b"timeout=5")]),
+        ("proxy-connection", b"/", &[(b"proxy-connection", b"close")]),
+        ("transfer-encoding", b"/", &[(b"transfer-encoding", b"chunked")]),
+        ("upgrade", b"/", &[(b"upgrade", b"websocket")]),
+        ("te", b"/", &[(b"te", b"gzip")]),
+        ("look-alike", b"/", &[(b"transfer_encoding", b"chunked")]),
+        ("another look-alike", b"/", &[(b"content_length", b"1")]),
+        ("upper case", b"/", &[(b"X-A", b"1")]),
+        ("empty name", b"/", &[(b"", b"1")]),
+        ("blank in a name", b"/", &[(b"x a", b"1")]),
+        ("colon in a name", b"/", &[(b"x:a", b"1")]),
+        ("line in a name", b"/", &[(b"x\r\na", b"1")]),
+        ("line in a value", b"/", &[(b"x-a", b"1\r\nx-b: 2")]),
+        ("bare LF in a value", b"/", &[(b"x-a", b"1\nx-b: 2")]),
+        ("NUL in a value", b"/", &[(b"x-a", b"1\0")]),
+        ("another host", b"/", &[(b"host", b"b.test")]),
+        ("two hosts", b"/", &[(b"host", b"a.test"), (b"host", b"b.test")]),
+        ("a number that is none", b"/", &[(b"content-length", b"+1")]),
+        ("two numbers", b"/", &[(b"content-length", b"0"), (b"content-length", b"1")]),
+        ("more than there is", b"/", &[(b"content-length", b"5")]),
+        ("expectation", b"/", &[(b"expect", b"the-best")]),
+        ("pseudo field behind others", b"/", &[(b"x-a", b"1"), (b":path", b"/b")]),
+        ("unknown pseudo field", b"/", &[(b":protocolx", b"1")]),
+        ("target without slash", b"admin", &[]),
+        ("target with a line", b"/ HTTP/1.1\r\nx: y", &[]),
+        ("target with a blank", b"/a b", &[]),
+        ("empty target", b"", &[]),
+    ];
+    for (name, target, fields) in refused {
+        let mut raw = Raw::connect(&gateway, &[]);
+        raw.head(1, END_STREAM, &request(b"GET", target, fields));
+        let answer = raw.until(|frame| matches!(frame.kind, HEADERS | RST_STREAM | GOAWAY));
+        // 0x88 is `:status: 200` (RFC 7541, appendix A).
+        let passed = answer.as_ref().is_some_and(|frame| frame.kind == HEADERS && frame.payload[0] == 0x88);
+        assert!(!passed, "{name}: {answer:?}");
+    }
+    let passes: [(&[u8], Fields<'_>, &str, &str, &[u8]); 5] = [
+        (b"/x?y", &[(b"cookie", b"a=1"), (b"cookie", b"b=2")], "/x?y", "cookie", b"a=1; b=2"),
+        (b"/a/../b", &[(b"te", b"trailers")], "/b", "host", b"a.test"),
+        (b"/", &[(b"host", b"a.test")], "/", "host", b"a.test"),
+        (
+            b"/",
+            &[(b"x-forwarded-for", b"192.0.2.1"), (b"x_forwarded_for", b"192.0.2.2")],
+            "/",
+            "x-forwarded-for",
+            b"127.0.0.1",
+        ),
+        (b"/", &[(b"x-a", b"\xc3\xa9")], "/", "x-a", b"\xc3\xa9"),
+    ];
+    let before = origin.of([127, 0, 0, 1].into()).len();
+    assert_eq!(before, 0, "nothing of what was refused came through");
+    for (number, (target, fields, wanted, name, value)) in passes.into_iter().enumerate() {
+        let mut raw = Raw::connect(&gateway, &[]);
+        raw.head(1, END_STREAM, &request(b"GET", target, fields));
+        raw.until(|frame| frame.kind == DATA).unwrap();
+        let sent = origin.of([127, 0, 0, 1].into());
+        assert_eq!(sent.len(), number + 1);
+        assert_eq!((sent[number].target.as_str(), sent[number].all(name)), (wanted, vec![value]));
+    }
+    assert_eq!(origin.dirty(), Vec::<String>::new());
+}
+
+/// A stream whose answer is there and whose body never comes.
+#[test]
+fn a_body_that_nobody_needs_any_more_is_not_waited_for() {
+    let early = Scripted::answering("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
+    let gateway = Start::with(&everything_to(&[early.address])).set("timeouts", json!({"stream": 1})).ready();
+    let mut raw = Raw::connect(&gateway, &[]);
+    raw.head(1, 0, &request(b"POST", b"/", &[]));
+    raw.until(|frame| frame.kind == HEADERS).unwrap();
+    let begun = Instant::now();
+    gateway.wait_metric("sluicegate_upstream_inflight", &[], 0.0);
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
