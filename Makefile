@@ -9,7 +9,7 @@ ifdef CI
 DENY_WARNINGS := -D warnings
 endif
 
-.PHONY: help soak run run-cluster test setup setup-run build format lint dependencies apiserver unit quickstart quickstart-cluster doc bench deny clean
+.PHONY: help soak run run-cluster test setup setup-run build format lint dependencies apiserver h2spec unit quickstart quickstart-cluster doc bench deny clean
 
 help: ## These lines.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,7 +25,7 @@ run-cluster: ## The whole system on this machine: an API server, the controller,
 	@exec conf/quickstart-cluster/start
 
 test: setup ## Set up and run every check: what CI runs.
-	@$(MAKE) --no-print-directory format lint dependencies apiserver unit quickstart quickstart-cluster doc
+	@$(MAKE) --no-print-directory format lint dependencies apiserver h2spec unit quickstart quickstart-cluster doc
 	@echo "==> All checks passed"
 
 setup: ## Install what the checks need.
@@ -48,6 +48,9 @@ dependencies:
 
 apiserver: # A real one, for the controller's tests.
 	@$(STEP) "API server for the tests (the first time five minutes)" .ci/apiserver
+
+h2spec: # The conformance suite of HTTP/2, for the gateway's tests.
+	@$(STEP) "Build h2spec" .ci/h2spec
 
 unit: # The programs first: a test runs those of other packages, the quickstarts all.
 	@$(STEP) "Build programs and tests" $(CARGO) build --locked --workspace --bins --tests

@@ -10,6 +10,7 @@ mod deadlines;
 mod dns;
 mod docs;
 mod fidelity;
+mod h2spec;
 mod harness;
 mod http2;
 mod hyper_client;
