@@ -70,7 +70,7 @@ bench: ## Measure lookups, compile, memory and load (docs/benchmarks.md).
 	@$(STEP) "API server (the first time five minutes)" .ci/apiserver
 	@$(STEP) "Lookups and compile" $(CARGO) bench --locked --package sluicegate-benches
 	@$(STEP) "Build for the measurements" $(CARGO) build --locked --release --package sluicegate --package sluicegate-controller --package sluicegate-benches
-	@for what in table certificates wire file-edit cluster; do $(STEP) "Measure: $$what" target/release/measure $$what || exit 1; done
+	@for what in table certificates wire file-edit connections cluster; do $(STEP) "Measure: $$what" target/release/measure $$what || exit 1; done
 	@$(STEP) "Load beside nginx" benches/load/run
 
 soak: setup ## What goes on for long, in full, with optimised programs. `make test` has the short forms.

@@ -19,6 +19,7 @@ mod network;
 
 mod certificates;
 mod cluster;
+mod connections;
 mod file_edit;
 mod table;
 mod wire;
@@ -33,8 +34,9 @@ fn main() -> ExitCode {
         "file-edit" => file_edit::measure(),
         "wire" => wire::measure(),
         "cluster" => cluster::measure(),
+        "connections" => connections::measure(),
         _ => {
-            eprintln!("measure table | certificates | file-edit | wire | cluster");
+            eprintln!("measure table | certificates | file-edit | wire | cluster | connections");
             return ExitCode::from(64);
         }
     }

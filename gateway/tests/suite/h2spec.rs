@@ -22,7 +22,8 @@ fn every_case_of_h2spec_passes() {
     }
     let gateway = Start::with(&everything_to(&[echo()])).ready();
     let port = gateway.https.port().to_string();
-    let output = Command::new(program).args(["-S", "-t", "-k", "-h", "127.0.0.1", "-p", &port, "-o", "10"]).output().unwrap();
+    let output =
+        Command::new(program).args(["-S", "-t", "-k", "-h", "127.0.0.1", "-p", &port, "-o", "10"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("146 tests, 146 passed, 0 skipped, 0 failed"), "{text}");
     assert_eq!(gateway.get("a.test", "/").status, 200);

@@ -15,6 +15,7 @@ mod harness;
 mod http2;
 mod hyper_client;
 mod lifecycle;
+mod limits;
 mod manifests;
 mod observe;
 mod pki;
