@@ -58,16 +58,16 @@ impl Admission {
         self.open.load(Ordering::SeqCst)
     }
 
-    /// Whether another one has room.
-    pub fn has_room(&self) -> bool {
-        self.open() < self.limit
-    }
-
-    /// Admits a connection; `trusted`: of a proxy of ours, which speaks for many. There has to be room.
+    /// Admits a connection; `trusted`: of a proxy of ours, which speaks for many. Where there is no room, `makes_room` is asked.
     ///
     /// # Errors
-    /// Its network has too many.
-    pub fn admit(self: &Arc<Self>, peer: IpAddr, trusted: bool) -> Result<Admitted, Rejection> {
+    /// Its network has too many, or there is no room.
+    pub fn admit(
+        self: &Arc<Self>,
+        peer: IpAddr,
+        trusted: bool,
+        makes_room: impl FnOnce() -> bool,
+    ) -> Result<Admitted, Rejection> {
         let network = (self.limit_each > 0 && !trusted).then(|| network(peer));
         if let Some(network) = network {
             let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -77,8 +77,10 @@ impl Admission {
             }
             *count += 1;
         }
-        self.open.fetch_add(1, Ordering::SeqCst);
-        Ok(Admitted { admission: self.clone(), network })
+        let has_room = self.open.fetch_add(1, Ordering::SeqCst) < self.limit;
+        // Counted from here on, and no more if it is dropped.
+        let admitted = Admitted { admission: self.clone(), network };
+        if has_room || makes_room() { Ok(admitted) } else { Err(Rejection::TooManyConnections) }
     }
 }
 
@@ -113,15 +115,19 @@ mod tests {
         settings.limits.connections_per_network = 1;
         let admission = Arc::new(Admission::new(&settings, 8));
         let peer = |text: &str| text.parse::<IpAddr>().unwrap();
-        let first = admission.admit(peer("2001:db8:0:1ff::1"), false).unwrap();
-        assert_eq!(admission.admit(peer("2001:db8:0:100::2"), false).unwrap_err(), Rejection::TooManyOfNetwork);
-        let others = ["2001:db8:0:200::1", "192.0.2.1", "192.0.2.2"].map(|text| admission.admit(peer(text), false));
+        let first = admission.admit(peer("2001:db8:0:1ff::1"), false, || false).unwrap();
+        assert_eq!(
+            admission.admit(peer("2001:db8:0:100::2"), false, || false).unwrap_err(),
+            Rejection::TooManyOfNetwork
+        );
+        let others =
+            ["2001:db8:0:200::1", "192.0.2.1", "192.0.2.2"].map(|text| admission.admit(peer(text), false, || false));
         assert!(others.iter().all(Result::is_ok));
-        let trusted = [0, 1].map(|_| admission.admit(peer("198.51.100.1"), true));
+        let trusted = [0, 1].map(|_| admission.admit(peer("198.51.100.1"), true, || false));
         assert!(trusted.iter().all(Result::is_ok));
         assert_eq!(admission.open(), 6);
         drop(first);
-        assert!(admission.admit(peer("2001:db8:0:100::2"), false).is_ok());
+        assert!(admission.admit(peer("2001:db8:0:100::2"), false, || false).is_ok());
         drop((others, trusted));
         assert_eq!((admission.open(), admission.networks.lock().unwrap().len()), (0, 0));
     }

@@ -122,13 +122,10 @@ async fn accept(scheme: Scheme, listener: TcpListener, serve: Arc<Serve>, admiss
         };
         match accepted {
             Ok((tcp, peer)) => {
-                // Where there is no room, somebody who only waits has to make it.
-                if !admission.has_room() && !serve.idle.end_oldest() {
-                    serve.cells.reject(Rejection::TooManyConnections);
-                    continue;
-                }
                 let address = peer_ip(peer);
-                match admission.admit(address, is_trusted(&serve.shared.settings.trusted_proxies, address)) {
+                let trusted = is_trusted(&serve.shared.settings.trusted_proxies, address);
+                // Where there is no room, somebody who only waits has to make it.
+                match admission.admit(address, trusted, || serve.idle.end_oldest()) {
                     Err(why) => serve.cells.reject(why),
                     Ok(admitted) => {
                         let serve = serve.clone();

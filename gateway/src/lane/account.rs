@@ -111,10 +111,7 @@ pub(super) fn reason_of(error: &Error, ctx: &Ctx) -> Reason {
     }
     // The client has the whole answer; what it did with the rest of its request changes nothing.
     let ended = matches!(error.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::ReadTimedout);
-    if *error.esource() == ErrorSource::Downstream
-        && ended
-        && ctx.exchange.as_ref().is_some_and(|seen| seen.is_answered())
-    {
+    if *error.esource() == ErrorSource::Downstream && ended && ctx.passed {
         return Reason::Upstream;
     }
     let fault = ctx.info.as_ref().and_then(|info| info.lending.fault());

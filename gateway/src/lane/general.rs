@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use http::header::{HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{StatusCode, Version};
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::{Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
@@ -33,6 +34,9 @@ use crate::upstream::{BoundBackend, EndpointState};
 use sluicegate_snapshot::Version as SnapshotVersion;
 use sluicegate_snapshot::model::Route;
 
+/// Bytes of an answer that go to an HTTP/2 client at a time: one DATA frame, for which the client has `timeouts.clientWrite`.
+const HTTP2_PIECE: usize = 16 * 1024;
+
 /// The engine's application of one worker.
 pub struct Gateway {
     pub(super) shared: Arc<Shared>,
@@ -55,6 +59,8 @@ pub struct Ctx {
     /// The attempt's exchange with its endpoint.
     pub(super) exchange: Option<Arc<Seen>>,
     pub(super) reason: Reason,
+    /// The end of the answer was handed to the client's connection.
+    pub(super) passed: bool,
     /// Why it was refused, where it was before it was routed.
     pub(super) refused: Option<Refused>,
     pub(super) connect_started: Option<Instant>,
@@ -161,6 +167,7 @@ impl ProxyHttp for Gateway {
             exchange: None,
             reason: Reason::InternalError,
             refused: None,
+            passed: false,
             connect_started: None,
             upstream_head: None,
             load: None,
@@ -208,7 +215,8 @@ impl ProxyHttp for Gateway {
         if ctx.upgrade {
             session.set_read_timeout(Some(Duration::from_secs(self.shared.settings.timeouts.upgraded_idle.into())));
         }
-        let (peer, exchange) = self.peer(&endpoint, &backend, ctx.attempts.met_a_stale_one());
+        let most = session.is_http2().then_some(HTTP2_PIECE);
+        let (peer, exchange) = self.peer(&endpoint, &backend, ctx.attempts.met_a_stale_one(), most);
         if let Some(info) = &ctx.info {
             info.lending.ask(exchange.clone());
         }
@@ -308,6 +316,10 @@ impl ProxyHttp for Gateway {
             {
                 info.lending.switch();
             }
+            let is_empty = response.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0");
+            ctx.passed |= is_empty
+                || matches!(response.status.as_u16(), 204 | 304)
+                || session.req_header().method == Method::HEAD;
             ctx.upstream_head.get_or_insert_with(|| ctx.started.elapsed());
         }
         if self.shared.state.stage() >= Stage::Draining && !response.headers.contains_key(UPGRADE) {
@@ -322,6 +334,17 @@ impl ProxyHttp for Gateway {
             response.insert_header(name, value)?;
         }
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<Option<Duration>> {
+        ctx.passed |= end_of_stream;
+        Ok(None)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {

@@ -166,3 +166,28 @@ fn what_can_be_no_request_is_refused_at_its_first_byte() {
     assert_eq!(answer.status, 400);
     assert!(begun.elapsed() < Duration::from_secs(8), "it is not waited for its end");
 }
+
+#[test]
+fn an_endpoint_that_answers_and_hangs_up_in_the_middle_of_an_upload_has_answered() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    // What it has not read resets the connection.
+    let hangs_up = Scripted::new(move |mut incoming| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        incoming.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\n\r\ntoo large");
+    });
+    let gateway = Start::with(&everything_to(&[hangs_up.address])).ready();
+    for number in 1..=5 {
+        let mut connection = client::connect(gateway.http);
+        connection.send("PUT / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 20000\r\n\r\n");
+        for _ in 0..10 {
+            std::thread::park_timeout(Duration::from_millis(20));
+            if connection.stream.write_all(&[b'x'; 1000]).is_err() {
+                break;
+            }
+        }
+        let answer = connection.read(false);
+        assert_eq!((answer.status, answer.text().as_str()), (413, "too large"));
+        assert_eq!(asked.load(Ordering::SeqCst), number, "it is not asked again");
+    }
+}

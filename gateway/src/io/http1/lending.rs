@@ -43,10 +43,10 @@ impl Lending {
         *self.exchange.lock().unwrap_or_else(PoisonError::into_inner) = Some(exchange);
     }
 
-    /// Whether the whole answer of an endpoint was read.
+    /// Whether the whole answer of an endpoint was read, and the request was not sent.
     pub fn is_answered(&self) -> bool {
         let exchange = self.exchange.lock().unwrap_or_else(PoisonError::into_inner);
-        exchange.as_ref().is_some_and(|seen| seen.is_answered())
+        exchange.as_ref().is_some_and(|seen| seen.is_answered() && !seen.is_sent())
     }
 
     /// The engine has done with the request.

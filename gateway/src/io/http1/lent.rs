@@ -33,7 +33,7 @@ use crate::phase::canonical::message::Request;
 /// Bytes that are collected before they are written without waiting for a flush: one TLS record.
 const MAX_PENDING: usize = 16 * 1024;
 
-/// How long the rest of a body is waited for once the whole answer is there, at most twice.
+/// How long the rest of a body is waited for once the whole answer is there and written, at most twice.
 const REST: Duration = Duration::from_secs(1);
 
 /// Bytes of the next requests that are taken while one is served, to notice a client that leaves.
@@ -50,6 +50,8 @@ pub struct Lent {
     out: Out,
     /// The answer is whole and the body is not: looks now and then whether that is still so.
     rest: Option<Pin<Box<Sleep>>>,
+    /// Something was written since it looked.
+    wrote: bool,
 }
 
 /// What goes to the client.
@@ -137,7 +139,7 @@ impl Lent {
         info.lending.begin(request.canonical, last);
         let message = Body::new(request.head, request.framing);
         let out = Out { pending: Vec::new(), own: Vec::new(), stall, stalled: None };
-        Lent { incoming: Some(incoming), info, message, out, rest: None }
+        Lent { incoming: Some(incoming), info, message, out, rest: None, wrote: false }
     }
 
     /// What came of writing.
@@ -170,7 +172,8 @@ impl Lent {
             let sleep = self.rest.get_or_insert_with(|| Box::pin(tokio::time::sleep(REST)));
             ready!(sleep.as_mut().poll(cx));
             self.rest = None;
-            if self.info.lending.is_answered() {
+            let quiet = !std::mem::take(&mut self.wrote) && self.out.len() == 0;
+            if quiet && self.info.lending.is_answered() {
                 return Poll::Ready(());
             }
         }
@@ -218,6 +221,7 @@ impl AsyncWrite for Lent {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let Some(incoming) = &mut this.incoming else { return gone() };
+        this.wrote = true;
         let before = this.out.len();
         let written = if this.info.lending.is_taken() {
             this.out.poll_take(&mut incoming.stream, cx, data)

@@ -3,7 +3,7 @@
 
 pub mod lending;
 mod lent;
-mod refuse;
+pub(super) mod refuse;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -14,7 +14,7 @@ use crate::phase::canonical::Refused;
 use crate::phase::{Reason, request_id, respond};
 
 /// How long a closing connection is read from, at most.
-const LINGER: Duration = Duration::from_secs(2);
+pub const LINGER: Duration = Duration::from_secs(2);
 
 /// The answer to a request that is refused; a connection is refused once, and ends with it.
 pub fn answer(info: &ClientInfo, refused: Refused) -> Vec<u8> {
@@ -56,7 +56,7 @@ pub async fn linger(mut stream: Stream) {
 }
 
 /// Ready at the end of the connection.
-fn poll_discard(stream: &mut Stream, cx: &mut Context<'_>) -> Poll<()> {
+pub fn poll_discard(stream: &mut Stream, cx: &mut Context<'_>) -> Poll<()> {
     // On the stack only while something is read.
     let mut scratch = [MaybeUninit::uninit(); 16 * 1024];
     loop {

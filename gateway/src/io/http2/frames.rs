@@ -21,6 +21,9 @@ const PER_SECOND: f64 = 100.0;
 /// Bytes to the client that allow one frame more: who takes much has to open windows often.
 const BYTES_EACH: f64 = 1024.0;
 
+/// How much more a connection of a trusted proxy may send, which carries many clients.
+const TRUSTED_FACTOR: f64 = 100.0;
+
 /// Types of frames (RFC 9113, 6), and flags.
 mod frame {
     pub const DATA: u8 = 0;
@@ -70,17 +73,28 @@ pub struct FrameWatch {
     have: usize,
     left: f64,
     since: Instant,
+    /// How many clients the connection may carry, roughly.
+    factor: f64,
 }
 
 impl FrameWatch {
     /// From the preface on.
-    pub fn new(now: Instant) -> Self {
-        FrameWatch { at: At::Preface(PREFACE), header: [0; HEADER], have: 0, left: ALLOWANCE, since: now }
+    /// `trusted`: of a proxy of ours.
+    pub fn new(now: Instant, trusted: bool) -> Self {
+        let factor = if trusted { TRUSTED_FACTOR } else { 1.0 };
+        FrameWatch {
+            at: At::Preface(PREFACE),
+            header: [0; HEADER],
+            have: 0,
+            left: ALLOWANCE * factor,
+            since: now,
+            factor,
+        }
     }
 
     /// Bytes went to the client.
     pub fn sent(&mut self, count: usize) {
-        self.left = (self.left + count as f64 / BYTES_EACH).min(ALLOWANCE);
+        self.left = (self.left + count as f64 / BYTES_EACH).min(ALLOWANCE * self.factor);
     }
 
     /// Looks at bytes that came from the client.
@@ -133,9 +147,9 @@ impl FrameWatch {
     }
 
     fn pay(&mut self, cost: f64, now: Instant, watched: &Watched) {
-        let earned = now.saturating_duration_since(self.since).as_secs_f64() * PER_SECOND;
+        let earned = now.saturating_duration_since(self.since).as_secs_f64() * PER_SECOND * self.factor;
         self.since = now;
-        self.left = (self.left + earned).min(ALLOWANCE) - cost;
+        self.left = (self.left + earned).min(ALLOWANCE * self.factor) - cost;
         if self.left < 0.0 && !watched.spent.swap(true, Ordering::Relaxed) {
             watched.changed.notify_one();
         }
@@ -158,7 +172,7 @@ mod tests {
     /// Whether so many of a frame are too many, at once or one each so often.
     fn is_spent(frame: &[u8], count: usize, each: Duration, sent: usize) -> bool {
         let (begun, watched) = (Instant::now(), Watched::default());
-        let mut watch = FrameWatch::new(begun);
+        let mut watch = FrameWatch::new(begun, false);
         watch.feed(PREFACE_BYTES, begun, &watched);
         for number in 0..count {
             watch.sent(sent);
@@ -199,7 +213,7 @@ mod tests {
             PREFACE_BYTES.iter().copied().chain(ping.iter().copied().cycle().take(ping.len() * 1001)).collect();
         for step in [1, 2, 7, 9, 100, 4096] {
             let (now, watched) = (Instant::now(), Watched::default());
-            let mut watch = FrameWatch::new(now);
+            let mut watch = FrameWatch::new(now, false);
             bytes.chunks(step).for_each(|piece| watch.feed(piece, now, &watched));
             assert!(watched.is_spent(), "{step}");
         }
@@ -208,7 +222,7 @@ mod tests {
     #[test]
     fn a_head_that_has_not_ended_is_seen() {
         let (now, watched) = (Instant::now(), Watched::default());
-        let mut watch = FrameWatch::new(now);
+        let mut watch = FrameWatch::new(now, false);
         watch.feed(PREFACE_BYTES, now, &watched);
         watch.feed(&frame_of(1, 0, &[0; 3]), now, &watched);
         assert!(watched.is_in_head());

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::client::{ClientInfo, ClientStream};
 use super::connection::Serve;
 use super::http1::requests_of_a_connection;
+use super::idle::Idle;
 use crate::observe::cells::Rejection;
 use frames::Watched;
 use stream::WatchedStream;
@@ -38,6 +39,9 @@ const ABRUPT_LIMIT: Duration = Duration::from_secs(1);
 /// Windows: what a client may send before it is read, by stream and in all.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// What waits to be sent of a stream, at most.
+const SEND_BUFFER: usize = 32 * 1024;
 
 /// A connection's state in its loop.
 struct State {
@@ -77,11 +81,12 @@ impl Serve {
             socket_digest: stream.get_socket_digest(),
         };
         let watched = Arc::new(Watched::default());
-        let stream: Stream = Box::new(WatchedStream::new(stream, watched.clone()));
+        let stream: Stream = Box::new(WatchedStream::new(stream, watched.clone(), info.connection.trusted));
         let mut options = default_h2_options();
         options
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(u32::try_from(settings.limits.head_bytes).unwrap_or(u32::MAX));
         let limit = Duration::from_secs(settings.timeouts.handshake.into());
         let Ok(Ok(connection)) = timeout(limit, handshake(stream, Some(options))).await else { return };
@@ -97,12 +102,23 @@ impl Serve {
         let idle = settings.keep_alive(info.connection.trusted);
         let head = Duration::from_secs(settings.timeouts.head.into());
         let mut draining = self.draining.clone();
-        let (streams, mut ended) = Streams::new();
+        let (streams, mut ended) = Streams::new(info.connection.trusted);
+        // While no stream is served: a place among those that wait, and when the wait has lasted too long.
+        let mut waiting: Option<(Idle<'_>, Instant)> = None;
         loop {
-            let waiting = (streams.is_idle() && !state.told).then(|| self.idle.enter());
+            if !streams.is_idle() || state.told {
+                waiting = None;
+            } else if waiting.is_none() {
+                waiting = Some((self.idle.enter(), Instant::now() + idle));
+            }
+            // A client that was told to end, and has nothing open, is not waited for without end: it may never answer.
+            if state.told && streams.is_idle() && state.ends_at.is_none() {
+                state.ends_at = Some(Instant::now() + GOAWAY_LIMIT);
+            }
+            let idle_until = waiting.as_ref().map(|(_, until)| *until);
             let told_to_end = async {
                 match &waiting {
-                    Some(waiting) => waiting.told_to_end().await,
+                    Some((waiting, _)) => waiting.told_to_end().await,
                     None => std::future::pending().await,
                 }
             };
@@ -132,7 +148,7 @@ impl Serve {
                     return;
                 }
                 accepted = H2Session::from_h2_conn(&mut state.connection, stream_digest(&digest, info)) => accepted,
-                () = sleep(idle), if waiting.is_some() => {
+                () = until(idle_until) => {
                     state.end_gracefully();
                     state.ends_at = Some(Instant::now() + GOAWAY_LIMIT);
                     continue;
@@ -147,7 +163,7 @@ impl Serve {
             };
             match accepted {
                 Ok(Some(H2Accept::Session(session))) => {
-                    self.serve_stream(session, &streams);
+                    self.serve_stream(session, &streams, state.left > 0);
                     state.left = state.left.saturating_sub(1);
                     if state.left == 0 && !state.told {
                         state.end_gracefully();
@@ -167,9 +183,11 @@ impl Serve {
 }
 
 impl Serve {
-    fn serve_stream(&self, mut session: H2Session, streams: &Arc<Streams>) {
+    /// `may`: the connection has requests left.
+    fn serve_stream(&self, mut session: H2Session, streams: &Arc<Streams>, may: bool) {
         let request = session.req_header();
-        let Some(served) = streams.begin(&request.headers, request.raw_path().len()) else {
+        let served = streams.begin(&request.headers, request.raw_path().len()).filter(|_| may);
+        let Some(served) = served else {
             self.cells.reject(Rejection::RequestsTooLarge);
             return session.shutdown_with_reason(ErrorCode::REFUSED_STREAM);
         };

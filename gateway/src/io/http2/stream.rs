@@ -1,5 +1,6 @@
 //! The plaintext of an HTTP/2 connection, with a watch over the frames that come in.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,14 +15,18 @@ use pingora::protocols::{
     UniqueID,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 use super::frames::{FrameWatch, Watched};
+use crate::io::http1::refuse::{LINGER, poll_discard};
 
 /// See the module.
 pub struct WatchedStream {
     inner: Stream,
     watch: FrameWatch,
     watched: Arc<Watched>,
+    /// The end was told; until then what still comes is taken.
+    lingers: Option<Pin<Box<Sleep>>>,
 }
 
 impl std::fmt::Debug for WatchedStream {
@@ -32,8 +37,8 @@ impl std::fmt::Debug for WatchedStream {
 
 impl WatchedStream {
     /// Watches a connection from its preface on.
-    pub fn new(inner: Stream, watched: Arc<Watched>) -> Self {
-        WatchedStream { inner, watch: FrameWatch::new(Instant::now()), watched }
+    pub fn new(inner: Stream, watched: Arc<Watched>, trusted: bool) -> Self {
+        WatchedStream { inner, watch: FrameWatch::new(Instant::now(), trusted), watched, lingers: None }
     }
 }
 
@@ -59,8 +64,17 @@ impl AsyncWrite for WatchedStream {
         Pin::new(&mut self.get_mut().inner).poll_flush(cx)
     }
 
+    /// A socket that is closed while something still comes resets the connection, and the reset overtakes what was sent.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+        let this = self.get_mut();
+        if this.lingers.is_none() {
+            ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
+        }
+        let lingers = this.lingers.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        if lingers.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        poll_discard(&mut this.inner, cx).map(Ok)
     }
 }
 

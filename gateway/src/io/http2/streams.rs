@@ -10,6 +10,9 @@ use tokio::sync::watch;
 /// answer, gets no further.
 pub const BUDGET: usize = 1024 * 1024;
 
+/// The same for a trusted proxy.
+pub const TRUSTED_BUDGET: usize = 8 * BUDGET;
+
 /// What a stream costs besides its head.
 const EACH: usize = 2 * 1024;
 
@@ -24,6 +27,7 @@ const FIELD: usize = 32;
 pub struct Streams {
     count: AtomicUsize,
     held: AtomicUsize,
+    budget: usize,
     ended: watch::Sender<()>,
 }
 
@@ -35,10 +39,11 @@ pub struct Served {
 }
 
 impl Streams {
-    /// None yet; what is received is told when one ends.
-    pub fn new() -> (Arc<Streams>, watch::Receiver<()>) {
+    /// None yet; what is received is told when one ends. `trusted`: the connection is a proxy's of ours, and carries many clients.
+    pub fn new(trusted: bool) -> (Arc<Streams>, watch::Receiver<()>) {
         let (ended, receiver) = watch::channel(());
-        (Arc::new(Streams { count: AtomicUsize::new(0), held: AtomicUsize::new(0), ended }), receiver)
+        let budget = if trusted { TRUSTED_BUDGET } else { BUDGET };
+        (Arc::new(Streams { count: AtomicUsize::new(0), held: AtomicUsize::new(0), budget, ended }), receiver)
     }
 
     /// Whether none is served.
@@ -50,7 +55,7 @@ impl Streams {
     pub fn begin(self: &Arc<Self>, headers: &HeaderMap, target: usize) -> Option<Served> {
         let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
         let cost = EACH + TIMES * (fields + target);
-        if self.held.fetch_add(cost, Ordering::Relaxed) + cost > BUDGET {
+        if self.held.fetch_add(cost, Ordering::Relaxed) + cost > self.budget {
             self.held.fetch_sub(cost, Ordering::Relaxed);
             return None;
         }
@@ -80,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_hundred_usual_requests_fit_and_a_few_of_the_largest() {
-        let (streams, _ended) = Streams::new();
+        let (streams, _ended) = Streams::new(false);
         let usual: Vec<_> = (0..100).map(|_| streams.begin(&head(2_000), 100)).collect();
         assert!(usual.iter().all(Option::is_some));
         drop(usual);

@@ -31,7 +31,7 @@ pub const MAX_HEAD: usize = 64 * 1024;
 const MAX_PENDING: usize = 16 * 1024;
 
 /// Bytes of an answer that are read while the request cannot be sent on.
-const MAX_AHEAD: usize = 64 * 1024;
+const MAX_AHEAD: usize = 1024 * 1024;
 
 /// How long an endpoint that has answered with an error is given to take more of the request.
 const GIVES_UP: Duration = Duration::from_secs(1);
@@ -46,6 +46,7 @@ pub struct Seen {
     fault: OnceLock<Malformed>,
     slow: OnceLock<Waits>,
     answered: AtomicBool,
+    sent: AtomicBool,
 }
 
 impl Seen {
@@ -61,6 +62,11 @@ impl Seen {
     /// Whether the whole answer was read.
     pub fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Whether the whole request was sent.
+    pub fn is_sent(&self) -> bool {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// What it waited for too long.
@@ -93,6 +99,10 @@ pub struct Exchange {
     pending: Vec<u8>,
     /// The endpoint does not take what is written.
     blocked: bool,
+    /// Nothing more can be sent; what it has said may still be read.
+    broken: bool,
+    /// Most bytes that are read at a time.
+    most: Option<usize>,
     /// When it is no longer tried, since the endpoint answers already.
     gives_up: Option<Pin<Box<Sleep>>>,
     patience: Patience,
@@ -115,12 +125,22 @@ impl Exchange {
             is_refusal: false,
             pending: Vec::new(),
             blocked: false,
+            broken: false,
+            most: None,
             gives_up: None,
             patience: Patience::new(times),
             seen,
             pool,
             key,
         }
+    }
+
+    /// Reads at most so many bytes at a time: what the engine holds of an answer while its client takes nothing is a few times that.
+    pub fn reading_at_most(self, most: Option<usize>) -> Self {
+        // `Exchange` is dropped in a way of its own, so that parts cannot be moved out of it.
+        let mut limited = self;
+        limited.most = most;
+        limited
     }
 
     fn is_switched(&self) -> bool {
@@ -139,7 +159,7 @@ impl Exchange {
     /// Whether request and answer are whole, and nothing came behind them.
     fn is_over(&self) -> bool {
         let answered = self.answer.as_ref().is_some_and(|(body, rest)| *rest != Rest::Head && body.is_done());
-        let answered = answered && self.pending.is_empty();
+        let answered = answered && self.pending.is_empty() && !self.broken;
         let quiet = self.incoming.as_ref().is_some_and(|incoming| incoming.buffered().is_empty());
         answered && quiet && self.keeps && self.asked.is_whole() && self.seen.fault().is_none()
     }
@@ -176,7 +196,7 @@ impl Exchange {
         let answer = answer::read(&incoming.buffered()[..length], self.asked.question())?;
         incoming.consume(length);
         self.looked = 0;
-        self.keeps = answer.keeps;
+        self.keeps = answer.keeps && !self.broken;
         self.kept = answer.idle;
         self.is_refusal = answer.status >= 400;
         self.interim += usize::from(answer.rest == Rest::Head);
@@ -201,6 +221,15 @@ impl Exchange {
         ready!(self.patience.poll(waits, cx));
         let _ = self.seen.slow.set(waits);
         Poll::Ready(io::ErrorKind::TimedOut.into())
+    }
+
+    fn poll_limited(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Some(most) = self.most.filter(|most| *most < buf.remaining()) else { return self.poll_answer(cx, buf) };
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+        ready!(self.poll_answer(cx, &mut part))?;
+        let count = part.filled().len();
+        buf.advance(count);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -229,10 +258,9 @@ impl Exchange {
 impl AsyncRead for Exchange {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let Poll::Ready(Err(error)) = this.poll_send(cx) {
-            return Poll::Ready(Err(error));
-        }
-        if let Poll::Ready(read) = this.poll_answer(cx, buf) {
+        // An endpoint that takes no more may have said why.
+        let _ = this.poll_send(cx);
+        if let Poll::Ready(read) = this.poll_limited(cx, buf) {
             this.patience.read();
             let is_whole = matches!(&this.answer, Some((body, rest)) if *rest != Rest::Head && body.is_done());
             this.seen.answered.store(is_whole && !this.is_switched(), Ordering::Relaxed);
@@ -251,9 +279,10 @@ impl Exchange {
             };
             let written = Pin::new(&mut incoming.stream).poll_write(cx, &self.pending);
             self.blocked = written.is_pending();
-            match ready!(written)? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                count => {
+            match ready!(written) {
+                Err(error) => return Poll::Ready(Err(self.break_off(error))),
+                Ok(0) => return Poll::Ready(Err(self.break_off(io::ErrorKind::WriteZero.into()))),
+                Ok(count) => {
                     self.patience.wrote(count);
                     self.pending.drain(..count);
                 }
@@ -261,6 +290,13 @@ impl Exchange {
         }
         self.pending = Vec::new();
         Poll::Ready(Ok(()))
+    }
+
+    /// Nothing more can be sent.
+    fn break_off(&mut self, error: io::Error) -> io::Error {
+        (self.broken, self.keeps) = (true, false);
+        self.pending = Vec::new();
+        error
     }
 
     /// The engine waits for it, and for nothing else.
@@ -295,7 +331,7 @@ impl Exchange {
         if (has_ended || self.is_refusal) && !self.is_switched() {
             let sleep = self.gives_up.get_or_insert_with(|| Box::pin(tokio::time::sleep(GIVES_UP)));
             if sleep.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(io::ErrorKind::BrokenPipe.into());
+                return Poll::Ready(self.break_off(io::ErrorKind::BrokenPipe.into()));
             }
         }
         self.poll_patience(cx)
@@ -305,6 +341,9 @@ impl Exchange {
 impl AsyncWrite for Exchange {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.broken {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         if !this.pending.is_empty() && this.pending.len() + data.len() > MAX_PENDING {
             ready!(this.poll_send_patiently(cx))?;
         }
@@ -317,13 +356,19 @@ impl AsyncWrite for Exchange {
             };
             let written = Pin::new(&mut incoming.stream).poll_write(cx, data);
             this.blocked = written.is_pending();
-            let Poll::Ready(count) = written? else { return this.poll_blocked(cx).map(Err) };
-            this.patience.wrote(count);
-            this.gives_up = None;
-            count
+            match written {
+                Poll::Pending => return this.poll_blocked(cx).map(Err),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(this.break_off(error))),
+                Poll::Ready(Ok(count)) => {
+                    this.patience.wrote(count);
+                    this.gives_up = None;
+                    count
+                }
+            }
         };
         if !this.is_switched() {
             this.asked.wrote(&data[..count]);
+            this.seen.sent.store(this.asked.is_whole(), Ordering::Relaxed);
         }
         Poll::Ready(Ok(count))
     }

@@ -31,13 +31,19 @@ pub struct Connection {
     limit: Duration,
     times: Times,
     fresh: bool,
+    most: Option<usize>,
     seen: Arc<Seen>,
 }
 
 impl Connection {
     /// For an endpoint; `limit`: for connecting; `fresh`: none that waits, since one of those has failed the request before.
     pub fn new(pool: Arc<Pool>, key: PoolKey, limit: Duration, times: Times, fresh: bool) -> Self {
-        Connection { pool, key, limit, times, fresh, seen: Arc::default() }
+        Connection { pool, key, limit, times, fresh, most: None, seen: Arc::default() }
+    }
+
+    /// See [`Exchange::reading_at_most`].
+    pub fn reading_at_most(self, most: Option<usize>) -> Self {
+        Connection { most, ..self }
     }
 
     /// What is to be known of its exchange.
@@ -82,6 +88,6 @@ impl Connect for Connection {
             None => self.open().await?,
         };
         let exchange = Exchange::new(stream, self.times, self.seen.clone(), self.pool.clone(), self.key);
-        Ok(VirtualSocketStream::new(Box::new(exchange)).into())
+        Ok(VirtualSocketStream::new(Box::new(exchange.reading_at_most(self.most))).into())
     }
 }
