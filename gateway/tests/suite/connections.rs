@@ -191,3 +191,14 @@ fn an_endpoint_that_answers_and_hangs_up_in_the_middle_of_an_upload_has_answered
         assert_eq!(asked.load(Ordering::SeqCst), number, "it is not asked again");
     }
 }
+
+#[test]
+fn a_refusal_arrives_at_a_client_that_sends_everything_before_it_reads() {
+    let gateway = Start::with(&everything_to(&[echo()])).ready();
+    let mut connection = client::connect(gateway.http);
+    connection.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 8000000\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for _ in 0..80 {
+        connection.send([b'x'; 100_000]);
+    }
+    assert_eq!(connection.read(false).status, 400, "a reset has not overtaken it");
+}
