@@ -134,6 +134,9 @@ fn client(address: SocketAddr, seed: u64, left: &AtomicUsize, done: &AtomicUsize
         let whole = format!("{length}-{sum}");
         if answer.status != 200 || answer.header("x-sum") != Some(&whole) {
             wrong.push(format!("{method} {length}: {} {:?}", answer.status, answer.header("sluicegate-reason")));
+        }
+        // After so many requests a connection ends, and says so.
+        if answer.status != 200 || answer.header("connection") == Some("close") {
             connection = client::connect(address);
         }
         done.fetch_add(1, Ordering::Relaxed);

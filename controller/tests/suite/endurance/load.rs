@@ -77,6 +77,10 @@ fn ask(http: SocketAddr, index: u32, per_second: u32, targets: &[Target], over: 
         let answer = connection.request("GET", &target.host, "/", &[]);
         report.latencies.push(due.elapsed());
         report.requests += 1;
+        // After so many requests a connection ends, and says so.
+        if answer.header("connection") == Some("close") {
+            connection = client::connect(http);
+        }
         let pod = answer.header("x-echo").unwrap_or_default();
         let route = answer.header("sluicegate-route").unwrap_or_default();
         let by_route =
