@@ -193,6 +193,20 @@ fn a_connection_serves_so_many_streams() {
 }
 
 #[test]
+fn streams_that_were_on_their_way_when_a_connection_had_served_its_requests_are_served() {
+    let gateway = Start::with(&everything_to(&[echo()])).set("limits", json!({"requestsPerConnection": 5})).ready();
+    let mut raw = Raw::connect(&gateway, &[]);
+    for stream in 0..10 {
+        raw.head(2 * stream + 1, END_STREAM, &request(b"GET", b"/", &[]));
+    }
+    let answers: Vec<Frame> =
+        std::iter::from_fn(|| raw.until(|frame| matches!(frame.kind, HEADERS | RST_STREAM))).take(10).collect();
+    // 0x88 is `:status: 200` (RFC 7541, appendix A).
+    assert!(answers.iter().all(|frame| frame.kind == HEADERS && frame.payload[0] == 0x88), "{answers:?}");
+    assert_eq!(answers.len(), 10);
+}
+
+#[test]
 fn where_there_is_no_room_an_idle_connection_goes() {
     let gateway = Start::with(&everything_to(&[echo()]))
         .set("workers", 1.into())

@@ -36,6 +36,9 @@ const GOAWAY_LIMIT: Duration = Duration::from_secs(5);
 /// How long one that was told so for what it did, or because others need its room.
 const ABRUPT_LIMIT: Duration = Duration::from_secs(1);
 
+/// Streams that are still served after a connection has served its requests: those that were on their way when it was told, and more.
+const LATE_STREAMS: usize = 1000;
+
 /// Windows: what a client may send before it is read, by stream and in all.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -53,7 +56,9 @@ struct State {
     /// A head that has begun has to end by then.
     head_by: Option<Instant>,
     malformed: u32,
+    /// Requests that are left, and then streams that may still be on their way.
     left: usize,
+    late: usize,
 }
 
 impl State {
@@ -97,8 +102,9 @@ impl Serve {
             head_by: None,
             malformed: 0,
             left: requests_of_a_connection(settings.limits.requests_per_connection),
+            late: LATE_STREAMS,
         };
-        let digest = Arc::new(digest);
+        let mut of_next = stream_digest(&digest, info);
         let idle = settings.keep_alive(info.connection.trusted);
         let head = Duration::from_secs(settings.timeouts.head.into());
         let mut draining = self.draining.clone();
@@ -147,7 +153,7 @@ impl Serve {
                     self.cells.reject(Rejection::SlowHead);
                     return;
                 }
-                accepted = H2Session::from_h2_conn(&mut state.connection, stream_digest(&digest, info)) => accepted,
+                accepted = H2Session::from_h2_conn(&mut state.connection, of_next.clone()) => accepted,
                 () = until(idle_until) => {
                     state.end_gracefully();
                     state.ends_at = Some(Instant::now() + GOAWAY_LIMIT);
@@ -163,8 +169,16 @@ impl Serve {
             };
             match accepted {
                 Ok(Some(H2Accept::Session(session))) => {
-                    self.serve_stream(session, &streams, state.left > 0);
-                    state.left = state.left.saturating_sub(1);
+                    of_next = stream_digest(&digest, info);
+                    self.serve_stream(session, &streams);
+                    if state.left > 0 {
+                        state.left -= 1;
+                    } else if state.late > 0 {
+                        state.late -= 1;
+                    } else if state.ends_at.is_none() {
+                        self.cells.reject(Rejection::FrameFlood);
+                        state.end_abruptly(ErrorCode::ENHANCE_YOUR_CALM);
+                    }
                     if state.left == 0 && !state.told {
                         state.end_gracefully();
                     }
@@ -180,14 +194,10 @@ impl Serve {
             }
         }
     }
-}
 
-impl Serve {
-    /// `may`: the connection has requests left.
-    fn serve_stream(&self, mut session: H2Session, streams: &Arc<Streams>, may: bool) {
+    fn serve_stream(&self, mut session: H2Session, streams: &Arc<Streams>) {
         let request = session.req_header();
-        let served = streams.begin(&request.headers, request.raw_path().len()).filter(|_| may);
-        let Some(served) = served else {
+        let Some(served) = streams.begin(&request.headers, request.raw_path().len()) else {
             self.cells.reject(Rejection::RequestsTooLarge);
             return session.shutdown_with_reason(ErrorCode::REFUSED_STREAM);
         };
@@ -218,8 +228,8 @@ async fn is_over(info: Option<Arc<ClientInfo>>, patience: Duration) {
 }
 
 /// Each stream has a digest of its own, by which the lane knows it.
-fn stream_digest(connection: &Arc<Digest>, info: &Arc<ClientInfo>) -> Arc<Digest> {
-    let mut digest = Digest::clone(connection);
+fn stream_digest(connection: &Digest, info: &Arc<ClientInfo>) -> Arc<Digest> {
+    let mut digest = connection.clone();
     // Without a carrier the lane knows nobody's address; building one cannot fail.
     if let Ok(carrier) = ResponseHeader::build(200, Some(0)) {
         let info = Arc::new(ClientInfo::new(info.connection, info.server_header.clone()));
