@@ -8,8 +8,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::incoming::Incoming;
 use crate::phase::canonical::chunked::Chunked;
+use crate::phase::canonical::framing::Framing;
 use crate::phase::canonical::head::Malformed;
-use crate::phase::canonical::message::Framing;
 
 enum Kind {
     Length(u64),

@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use pingora::apps::HttpServerApp;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use tokio::sync::watch;
@@ -24,6 +23,7 @@ use crate::phase::address::is_trusted;
 use crate::shared::Shared;
 use crate::tls::{Acceptor, CertificateChoice};
 use crate::upstream::connection::pool::Pool;
+use sluicegate_process::resources::are_exhausted;
 
 /// How long idle connections stay open once a drain has begun.
 pub(super) const IDLE_GRACE: Duration = Duration::from_secs(1);
@@ -72,7 +72,7 @@ async fn run(index: usize, blueprint: Blueprint, listeners: Listeners) {
     let serve = Arc::new(Serve {
         shared: shared.clone(),
         cells,
-        proxy: proxy.clone(),
+        proxy,
         acceptor: blueprint.acceptor.clone(),
         certificates: blueprint.certificates.clone(),
         draining: blueprint.draining.clone(),
@@ -89,10 +89,6 @@ async fn run(index: usize, blueprint: Blueprint, listeners: Listeners) {
     for accept_loop in loops {
         let _ = accept_loop.await;
     }
-    // Requests that are on the wire, or in a TLS handshake, arrive in this time and are told that the connection ends; then
-    // idle connections are closed.
-    tokio::time::sleep(IDLE_GRACE).await;
-    proxy.http_cleanup().await;
     // The thread lives on for its open connections; the process ends it.
     std::future::pending::<()>().await;
 }
@@ -139,10 +135,7 @@ async fn accept(scheme: Scheme, listener: TcpListener, serve: Arc<Serve>, admiss
             Err(error) => {
                 serve.cells.reject(Rejection::AcceptFailed);
                 // Out of descriptors: others have to close first. A connection that was reset meanwhile is no reason to wait.
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc_errno::EMFILE | libc_errno::ENFILE | libc_errno::ENOBUFS | libc_errno::ENOMEM)
-                ) {
+                if are_exhausted(&error) {
                     tracing::warn!(%error, "no connection can be accepted; trying again in 50 ms");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
@@ -163,12 +156,4 @@ async fn accept_queued(
     });
     // Pending must mean an empty queue, and not a used-up budget of the runtime.
     tokio::task::unconstrained(poll).await
-}
-
-/// The few error numbers of Linux that mean "not now".
-mod libc_errno {
-    pub(super) const ENOMEM: i32 = 12;
-    pub(super) const ENFILE: i32 = 23;
-    pub(super) const EMFILE: i32 = 24;
-    pub(super) const ENOBUFS: i32 = 105;
 }

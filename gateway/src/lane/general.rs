@@ -183,7 +183,7 @@ impl ProxyHttp for Gateway {
         let timeouts = &self.shared.settings.timeouts;
         let draining = self.shared.state.stage() >= Stage::Draining;
         // The engine forgets the keep-alive time with every request.
-        // ... but where it has decided to close (HTTP/1.0, TE beside CL: RFC 9112, 6.1) that stands.
+        // ... but where the reader or the client has decided to close, that stands.
         let last = ctx.info.as_ref().is_some_and(|info| info.lending.is_last());
         let kept = session.get_keepalive().is_some() && !draining && !last;
         session.set_keepalive(kept.then(|| timeouts.keep_alive.into()));

@@ -1,5 +1,7 @@
 //! Which header fields frame a message, belong to one hop, or may not be taken away by whoever sends them.
 
+use super::head::{self, Malformed};
+
 /// Fields that frame a message, or say what a connection or a host is for.
 const FRAMING: [&str; 9] =
     ["host", "te", "expect", "upgrade", "trailer", "connection", "keep-alive", "content-length", "transfer-encoding"];
@@ -54,6 +56,34 @@ pub fn is_one_hop(name: &[u8]) -> bool {
 pub fn may_be_nominated(name: &[u8]) -> bool {
     let begins = |with: &&str| name.len() >= with.len() && name[..with.len()].eq_ignore_ascii_case(with.as_bytes());
     !is_one_of(name, &END_TO_END_NAMES) && !END_TO_END.iter().any(begins)
+}
+
+/// Most options and names in `Connection`: each is compared with each field.
+pub const MAX_NOMINATED: usize = 32;
+
+/// What the Connection fields of a message say: options, and names of fields that end here (RFC 9110, 7.6.1).
+#[derive(Debug, Default)]
+pub struct Nominated<'a>(Vec<&'a [u8]>);
+
+impl<'a> Nominated<'a> {
+    /// The elements of a Connection field; empty ones are none.
+    pub fn elements(value: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        value.split(|byte| *byte == b',').map(head::trim).filter(|name| !name.is_empty())
+    }
+
+    /// Takes one in.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub fn add(&mut self, name: &'a [u8]) -> Result<(), Malformed> {
+        self.0.push(name);
+        if self.0.len() > MAX_NOMINATED { Err(Malformed("Connection nominates too many fields")) } else { Ok(()) }
+    }
+
+    /// Whether it is among them, as an option or as a field's name.
+    pub fn has(&self, name: impl AsRef<[u8]>) -> bool {
+        self.0.iter().any(|known| known.eq_ignore_ascii_case(name.as_ref()))
+    }
 }
 
 #[cfg(test)]

@@ -7,21 +7,11 @@ use std::borrow::Cow;
 
 use http::Method;
 
-use super::fields::{is_look_alike, is_one_hop, may_be_nominated};
+use super::fields::{Nominated, is_one_hop, may_be_nominated};
+use super::framing::{Declared, Framing};
 use super::head::{self, Field, Malformed};
 use super::{Canonical, Limits, Refused};
 use crate::phase::{Hosts, Reason};
-
-/// How a request's body is framed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// There is none.
-    None,
-    /// So many bytes.
-    Length(u64),
-    /// In chunks.
-    Chunked,
-}
 
 /// A request that was judged.
 #[derive(Debug)]
@@ -37,27 +27,17 @@ pub struct Request {
 /// Longest method; the longest of the registry (RFC 3253) has 16.
 const MAX_METHOD: usize = 32;
 
-/// Most options and names in `Connection`: each is compared with each field.
-pub const MAX_NOMINATED: usize = 32;
-
 /// What the fields say, besides what is forwarded as it is.
 #[derive(Default)]
 struct Said<'a> {
     host: Option<&'a [u8]>,
-    length: Option<u64>,
-    chunked: bool,
-    /// Fields that `Connection` nominates, and its options.
-    nominated: Vec<&'a [u8]>,
+    hosts: usize,
+    framing: Declared,
+    nominated: Nominated<'a>,
     upgrade: Option<&'a [u8]>,
     upgrades: usize,
     expects: bool,
     cookies: Vec<&'a [u8]>,
-}
-
-impl Said<'_> {
-    fn has_option(&self, option: &str) -> bool {
-        self.nominated.iter().any(|name| name.eq_ignore_ascii_case(option.as_bytes()))
-    }
 }
 
 /// Judges a complete head, as [`head::length`] measures it, and writes it anew.
@@ -70,11 +50,7 @@ pub fn request(bytes: &[u8], limits: &Limits) -> Result<Request, Refused> {
     let said = judge_fields(&head.fields, http10, limits)?;
     let host = said.host.map_or(Hosts::None, Hosts::One);
     let canonical = Canonical::of(&method, &encoded(target), host, http10)?;
-    let framing = match (said.length, said.chunked) {
-        (_, true) => Framing::Chunked,
-        (Some(length), false) => Framing::Length(length),
-        (None, false) => Framing::None,
-    };
+    let framing = said.framing.framing();
     let upgrade = is_websocket(&said, &method, http10);
     if upgrade && !matches!(framing, Framing::None | Framing::Length(0)) {
         return Err(Malformed("a request for a WebSocket has a body").into());
@@ -109,21 +85,14 @@ fn request_line<'a>(line: &'a [u8], limits: &Limits) -> Result<(Method, &'a [u8]
 
 fn judge_fields<'a>(fields: &[Field<'a>], http10: bool, limits: &Limits) -> Result<Said<'a>, Refused> {
     let mut said = Said::default();
-    let mut encodings = 0;
     for field in fields {
+        if said.framing.read(field, http10)? {
+            continue;
+        }
         match field {
             field if field.is("host") => {
-                once(&mut said.host, field.value, "there are several Host fields")?;
-            }
-            field if field.is("content-length") => {
-                once(&mut said.length, content_length(field.value)?, "there are several Content-Length fields")?;
-            }
-            field if field.is("transfer-encoding") => {
-                encodings += 1;
-                said.chunked = field.value.eq_ignore_ascii_case(b"chunked");
-                if encodings > 1 || !said.chunked || http10 {
-                    return Err(Malformed("Transfer-Encoding is not exactly `chunked`, or stands in HTTP/1.0").into());
-                }
+                said.hosts += 1;
+                said.host = Some(field.value);
             }
             field if field.is("connection") => nominate(field.value, &mut said.nominated)?,
             field if field.is("upgrade") => {
@@ -137,50 +106,26 @@ fn judge_fields<'a>(fields: &[Field<'a>], http10: bool, limits: &Limits) -> Resu
                 said.expects = !http10;
             }
             field if field.is("cookie") => said.cookies.push(field.value),
-            field if is_look_alike(field.name) => {
-                return Err(Malformed("a field looks like one about framing and is none").into());
-            }
             _ => {}
         }
     }
-    if said.chunked && said.length.is_some() {
-        return Err(Malformed("Transfer-Encoding and Content-Length contradict each other").into());
+    if said.hosts > 1 {
+        return Err(Malformed("there are several Host fields").into());
     }
     limits.judge_count(fields.len() - said.cookies.len(), said.cookies.len())?;
     Ok(said)
 }
 
-/// Sets what may be said once.
-///
-/// # Errors
-/// It was said before; the error says `otherwise`.
-pub fn once<T>(place: &mut Option<T>, value: T, otherwise: &'static str) -> Result<(), Malformed> {
-    place.replace(value).map_or(Ok(()), |_| Err(Malformed(otherwise)))
-}
-
-/// Reads a Content-Length (RFC 9110, 8.6): digits, and nothing else.
-///
-/// # Errors
-/// It is something else, or more than 64 bits hold.
-pub fn content_length(value: &[u8]) -> Result<u64, Malformed> {
-    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    let text = std::str::from_utf8(value).ok().filter(|_| digits);
-    text.and_then(|text| text.parse().ok()).ok_or(Malformed("Content-Length is no number"))
-}
-
-/// Reads a Connection field: options, and names of fields that end here (RFC 9110, 7.6.1).
-fn nominate<'a>(value: &'a [u8], nominated: &mut Vec<&'a [u8]>) -> Result<(), Malformed> {
-    for name in value.split(|byte| *byte == b',').map(head::trim).filter(|name| !name.is_empty()) {
+/// Reads a Connection field; one that nominates what is not the connection's is an attack on whoever relies on the field.
+fn nominate<'a>(value: &'a [u8], nominated: &mut Nominated<'a>) -> Result<(), Malformed> {
+    for name in Nominated::elements(value) {
         if !name.iter().all(|byte| head::is_token(*byte)) {
             return Err(Malformed("Connection is no list of tokens"));
         }
         if !may_be_nominated(name) {
             return Err(Malformed("Connection nominates a field that is not the connection's"));
         }
-        nominated.push(name);
-        if nominated.len() > MAX_NOMINATED {
-            return Err(Malformed("Connection nominates too many fields"));
-        }
+        nominated.add(name)?;
     }
     Ok(())
 }
@@ -189,7 +134,7 @@ fn nominate<'a>(value: &'a [u8], nominated: &mut Vec<&'a [u8]>) -> Result<(), Ma
 /// be ignored (RFC 9110, 7.8), and is.
 fn is_websocket(said: &Said<'_>, method: &Method, http10: bool) -> bool {
     let named = said.upgrades == 1 && said.upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
-    named && said.has_option("upgrade") && *method == Method::GET && !http10
+    named && said.nominated.has("upgrade") && *method == Method::GET && !http10
 }
 
 /// The target with what no URI holds (RFC 3986, appendix A) and no other rule refuses percent-encoded: sloppy clients send it, and
@@ -227,7 +172,7 @@ fn write(
         let goes = is_one_hop(field.name)
             || field.is("content-length")
             || (field.is("expect") && !said.expects)
-            || said.nominated.iter().any(|name| field.name.eq_ignore_ascii_case(name));
+            || said.nominated.has(field.name);
         if goes {
             continue;
         }
@@ -240,16 +185,16 @@ fn write(
         }
         put(&[field.name, b": ", field.value, b"\r\n"]);
     }
-    if said.chunked {
-        put(&[b"Transfer-Encoding: chunked\r\n"]);
-    } else if let Some(length) = said.length {
-        put(&[b"Content-Length: ", length.to_string().as_bytes(), b"\r\n"]);
+    match said.framing.framing() {
+        Framing::None => {}
+        Framing::Length(length) => put(&[b"Content-Length: ", length.to_string().as_bytes(), b"\r\n"]),
+        Framing::Chunked => put(&[b"Transfer-Encoding: chunked\r\n"]),
     }
     if upgrade {
         put(&[b"Upgrade: websocket\r\nConnection: upgrade\r\n"]);
-    } else if said.has_option("close") {
+    } else if said.nominated.has("close") {
         put(&[b"Connection: close\r\n"]);
-    } else if http10 && said.has_option("keep-alive") {
+    } else if http10 && said.nominated.has("keep-alive") {
         put(&[b"Connection: keep-alive\r\n"]);
     }
     put(&[b"\r\n"]);

@@ -5,6 +5,7 @@
 
 pub mod chunked;
 pub mod fields;
+pub mod framing;
 pub mod head;
 pub mod message;
 

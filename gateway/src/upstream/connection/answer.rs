@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::phase::canonical::fields::{is_look_alike, is_one_hop, may_be_nominated};
+use crate::phase::canonical::fields::{Nominated, is_one_hop, may_be_nominated};
+use crate::phase::canonical::framing::{Declared, Framing};
 use crate::phase::canonical::head::{self, Field, Malformed};
-use crate::phase::canonical::message::{MAX_NOMINATED, content_length, once};
 
 /// What was asked, as far as it says how an answer is framed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -76,10 +76,13 @@ pub fn read(bytes: &[u8], question: Question) -> Result<Answer, Malformed> {
         100..=199 => Rest::Head,
         204 | 304 => Rest::Length(0),
         _ if question.is_head => Rest::Length(0),
-        _ if said.chunked => Rest::Chunked,
-        _ => said.length.map_or(Rest::UntilClose, Rest::Length),
+        _ => match said.framing.framing() {
+            Framing::None => Rest::UntilClose,
+            Framing::Length(length) => Rest::Length(length),
+            Framing::Chunked => Rest::Chunked,
+        },
     };
-    let keeps = if http10 { said.has_option("keep-alive") } else { !said.has_option("close") };
+    let keeps = if http10 { said.nominated.has("keep-alive") } else { !said.nominated.has("close") };
     let idle = said.idle;
     let head = write(&head.fields, head.start, &said, status, rest);
     Ok(Answer { status, head, rest, keeps: keeps && !matches!(rest, Rest::UntilClose | Rest::Switched), idle })
@@ -102,18 +105,11 @@ fn status_line(line: &[u8]) -> Result<(bool, u16), Malformed> {
 
 #[derive(Default)]
 struct Said<'a> {
-    length: Option<u64>,
-    chunked: bool,
+    framing: Declared,
     websocket: bool,
     /// How long the server keeps the connection.
     idle: Option<Duration>,
-    nominated: Vec<&'a [u8]>,
-}
-
-impl Said<'_> {
-    fn has_option(&self, option: &str) -> bool {
-        self.nominated.iter().any(|name| name.eq_ignore_ascii_case(option.as_bytes()))
-    }
+    nominated: Nominated<'a>,
 }
 
 fn judge_fields<'a>(fields: &[Field<'a>], http10: bool) -> Result<Said<'a>, Malformed> {
@@ -121,33 +117,20 @@ fn judge_fields<'a>(fields: &[Field<'a>], http10: bool) -> Result<Said<'a>, Malf
         return Err(Malformed("there are too many fields"));
     }
     let mut said = Said::default();
-    let mut encodings = 0;
     for field in fields {
-        if field.is("content-length") {
-            once(&mut said.length, content_length(field.value)?, "there are several Content-Length fields")?;
-        } else if field.is("transfer-encoding") {
-            encodings += 1;
-            said.chunked = field.value.eq_ignore_ascii_case(b"chunked");
-            if encodings > 1 || !said.chunked || http10 {
-                return Err(Malformed("Transfer-Encoding is not exactly `chunked`, or stands in HTTP/1.0"));
-            }
-        } else if field.is("connection") {
+        if said.framing.read(field, http10)? {
+            continue;
+        }
+        if field.is("connection") {
             // Servers do write `Connection: Transfer-Encoding`; what is not the connection's own stays.
-            let names = field.value.split(|byte| *byte == b',').map(head::trim);
-            said.nominated.extend(names.filter(|name| !name.is_empty() && may_be_nominated(name)));
-            if said.nominated.len() > MAX_NOMINATED {
-                return Err(Malformed("Connection nominates too many fields"));
+            for name in Nominated::elements(field.value).filter(|name| may_be_nominated(name)) {
+                said.nominated.add(name)?;
             }
         } else if field.is("keep-alive") {
             said.idle = timeout(field.value);
         } else if field.is("upgrade") {
             said.websocket |= field.value.eq_ignore_ascii_case(b"websocket");
-        } else if is_look_alike(field.name) {
-            return Err(Malformed("a field looks like one about framing and is none"));
         }
-    }
-    if said.chunked && said.length.is_some() {
-        return Err(Malformed("Transfer-Encoding and Content-Length contradict each other"));
     }
     Ok(said)
 }
@@ -159,9 +142,7 @@ fn write(fields: &[Field<'_>], start: &[u8], said: &Said<'_>, status: u16, rest:
     let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
     put(&[start, if start.len() == 12 { b" \r\n" } else { b"\r\n" }]);
     for field in fields {
-        let goes = is_one_hop(field.name)
-            || field.is("content-length")
-            || said.nominated.iter().any(|name| field.name.eq_ignore_ascii_case(name));
+        let goes = is_one_hop(field.name) || field.is("content-length") || said.nominated.has(field.name);
         if !goes {
             put(&[field.name, b": ", field.value, b"\r\n"]);
         }
@@ -172,7 +153,7 @@ fn write(fields: &[Field<'_>], start: &[u8], said: &Said<'_>, status: u16, rest:
         Rest::Switched => put(&[b"Upgrade: websocket\r\nConnection: upgrade\r\n\r\n"]),
         Rest::Length(_) => {
             // An answer to HEAD, and 304, tell the length that another would have; 204 has none (RFC 9110, 8.6).
-            if let Some(length) = said.length.filter(|_| status != 204) {
+            if let Some(length) = said.framing.length().filter(|_| status != 204) {
                 put(&[b"Content-Length: ", length.to_string().as_bytes(), b"\r\n"]);
             }
         }
@@ -188,6 +169,7 @@ fn write(fields: &[Field<'_>], start: &[u8], said: &Said<'_>, status: u16, rest:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::phase::canonical::fields::MAX_NOMINATED;
 
     fn asked(head: &str) -> Result<Answer, Malformed> {
         read(head.as_bytes(), Question::default())

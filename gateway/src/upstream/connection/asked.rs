@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::answer::Question;
 use crate::phase::canonical::chunked::Chunked;
+use crate::phase::canonical::framing::content_length;
 use crate::phase::canonical::head;
-use crate::phase::canonical::message::content_length;
 
 enum State {
     /// In the head, of which so much was looked at.

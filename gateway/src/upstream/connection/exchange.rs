@@ -21,8 +21,8 @@ use super::patience::{Patience, Times, Waits};
 use super::pool::{Pool, PoolKey};
 use crate::io::body::Body;
 use crate::io::incoming::Incoming;
+use crate::phase::canonical::framing::Framing;
 use crate::phase::canonical::head::{self, Malformed};
-use crate::phase::canonical::message::Framing;
 
 /// Most bytes of an answer's head.
 pub const MAX_HEAD: usize = 64 * 1024;
@@ -136,11 +136,9 @@ impl Exchange {
     }
 
     /// Reads at most so many bytes at a time: what the engine holds of an answer while its client takes nothing is a few times that.
-    pub fn reading_at_most(self, most: Option<usize>) -> Self {
-        // `Exchange` is dropped in a way of its own, so that parts cannot be moved out of it.
-        let mut limited = self;
-        limited.most = most;
-        limited
+    pub fn reading_at_most(mut self, most: Option<usize>) -> Self {
+        self.most = most;
+        self
     }
 
     fn is_switched(&self) -> bool {

@@ -17,6 +17,7 @@ use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::VirtualSocketStream;
 use pingora::{Error, ErrorType};
 use rustix::io::Errno;
+use sluicegate_process::resources::are_exhausted;
 use tokio::net::TcpStream;
 
 use exchange::{Exchange, Seen};
@@ -68,7 +69,7 @@ impl Connection {
 /// Errors of the gateway's own machine are told apart from those of the endpoint.
 fn kind_of(error: &io::Error) -> ErrorType {
     match Errno::from_io_error(error) {
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => ErrorType::SocketError,
+        _ if are_exhausted(error) => ErrorType::SocketError,
         Some(Errno::ADDRNOTAVAIL) => ErrorType::BindError,
         Some(Errno::CONNREFUSED) => ErrorType::ConnectRefused,
         Some(Errno::NETUNREACH | Errno::HOSTUNREACH) => ErrorType::ConnectNoRoute,
