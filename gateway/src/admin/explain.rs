@@ -133,16 +133,15 @@ fn decode(text: &str) -> String {
 
 /// Answers a question from a table.
 pub fn explain(table: &Table, settings: &Settings, question: &Question) -> Explanation {
+    let nobody = ([127, 0, 0, 1], 0).into();
     let connection = Connection {
-        scheme: question.scheme,
-        peer: [127, 0, 0, 1].into(),
         port: match (settings.public_ports, question.scheme) {
             (Some(ports), Scheme::Http) => ports.http,
             (Some(ports), Scheme::Https) => ports.https,
             (None, _) => question.port,
         },
         https_port: settings.public_ports.map_or(443, |ports| ports.https),
-        trusted: false,
+        ..Connection::new(question.scheme, nobody, nobody)
     };
     let target = if question.target.is_empty() { "/" } else { &question.target };
     let head = RequestHead {

@@ -68,19 +68,39 @@ impl Admission {
         trusted: bool,
         makes_room: impl FnOnce() -> bool,
     ) -> Result<Admitted, Rejection> {
-        let network = (self.limit_each > 0 && !trusted).then(|| network(peer));
-        if let Some(network) = network {
-            let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = networks.entry(network).or_default();
-            if *count >= self.limit_each {
-                return Err(Rejection::TooManyOfNetwork);
-            }
-            *count += 1;
-        }
+        let network = self.enter(peer, trusted)?;
         let has_room = self.open.fetch_add(1, Ordering::SeqCst) < self.limit;
         // Counted from here on, and no more if it is dropped.
         let admitted = Admitted { admission: self.clone(), network };
         if has_room || makes_room() { Ok(admitted) } else { Err(Rejection::TooManyConnections) }
+    }
+}
+
+impl Admission {
+    /// Counts a connection in its network; `None`: it is not counted there.
+    fn enter(&self, peer: IpAddr, trusted: bool) -> Result<Option<IpAddr>, Rejection> {
+        if self.limit_each == 0 || trusted {
+            return Ok(None);
+        }
+        let network = network(peer);
+        let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = networks.entry(network).or_default();
+        if *count >= self.limit_each {
+            return Err(Rejection::TooManyOfNetwork);
+        }
+        *count += 1;
+        Ok(Some(network))
+    }
+}
+
+impl Admitted {
+    /// The connection, which a trusted proxy made, is a client's, who is counted in its own network.
+    ///
+    /// # Errors
+    /// That has too many.
+    pub fn is_of(&mut self, client: IpAddr, trusted: bool) -> Result<(), Rejection> {
+        self.network = self.admission.enter(client, trusted)?;
+        Ok(())
     }
 }
 
@@ -128,7 +148,10 @@ mod tests {
         assert_eq!(admission.open(), 6);
         drop(first);
         assert!(admission.admit(peer("2001:db8:0:100::2"), false, || false).is_ok());
-        drop((others, trusted));
+        let mut proxied = admission.admit(peer("198.51.100.1"), true, || false).unwrap();
+        assert_eq!(proxied.is_of(peer("192.0.2.1"), false), Err(Rejection::TooManyOfNetwork));
+        assert_eq!(proxied.is_of(peer("192.0.2.3"), false), Ok(()));
+        drop((others, trusted, proxied));
         assert_eq!((admission.open(), admission.networks.lock().unwrap().len()), (0, 0));
     }
 }

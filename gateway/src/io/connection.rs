@@ -12,11 +12,13 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::client::{ClientInfo, ClientStream, peer_ip};
+use super::admission::Admitted;
+use super::client::{ClientInfo, ClientStream};
 use super::idle::IdleConnections;
+use super::proxy_protocol::{self, Failed};
 use crate::lane::Gateway;
 use crate::observe::Cells;
-use crate::observe::cells::Handshake;
+use crate::observe::cells::{Handshake, Rejection};
 use crate::phase::address::is_trusted;
 use crate::phase::canonical::Refused;
 use crate::phase::{Connection, Reason, Scheme};
@@ -42,15 +44,29 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// Serves a connection to its end.
-    pub async fn connection(&self, scheme: Scheme, tcp: TcpStream, peer: SocketAddr) {
+    /// Serves a connection to its end, until when it is `admitted`.
+    pub async fn connection(&self, scheme: Scheme, mut tcp: TcpStream, peer: SocketAddr, mut admitted: Admitted) {
         // Nagle's algorithm would hold small responses back; without the option they are only slower.
         let _ = tcp.set_nodelay(true);
         // Ends connections whose client is gone, or does not read, wherever the engine happens to be writing (tcp(7):
         // unacknowledged data, and data held back by a zero window). Without the option they live longer.
         let stall = Duration::from_secs(self.shared.settings.timeouts.client_write.into());
         let _ = SockRef::from(&tcp).set_tcp_user_timeout(Some(stall));
-        let Some(connection) = self.facts(scheme, &tcp, peer) else { return };
+        // The peer may be gone already.
+        let Ok(local) = tcp.local_addr() else { return };
+        let mut connection = self.facts(scheme, peer, local);
+        if is_trusted(&self.shared.settings.proxy_protocol, connection.peer) {
+            match self.behind_proxy(scheme, &mut tcp).await {
+                Err(()) => return,
+                Ok(None) => {}
+                Ok(Some(client)) => {
+                    connection = client;
+                    if let Err(why) = admitted.is_of(connection.peer, connection.trusted) {
+                        return self.cells.reject(why);
+                    }
+                }
+            }
+        }
         let Ok(client) = ClientStream::new(tcp, connection, self.shared.server_header.clone(), self.cells.clone())
         else {
             return;
@@ -62,21 +78,40 @@ impl Serve {
         }
     }
 
-    fn facts(&self, scheme: Scheme, tcp: &TcpStream, peer: SocketAddr) -> Option<Connection> {
+    /// Reads the PROXY header that is due. `None`: the proxy speaks for itself.
+    async fn behind_proxy(&self, scheme: Scheme, tcp: &mut TcpStream) -> Result<Option<Connection>, ()> {
+        let limit = Duration::from_secs(self.shared.settings.timeouts.handshake.into());
+        let header = timeout(limit, proxy_protocol::read(tcp)).await;
+        let client = match header.unwrap_or(Err(Failed::Malformed("it takes too long"))) {
+            Ok(Some(client)) => client,
+            Ok(None) => return Ok(None),
+            // Whoever only connects looks whether somebody listens.
+            Err(Failed::Gone) => return Err(()),
+            Err(Failed::Malformed(detail)) => {
+                tracing::debug!(detail, "no PROXY header, or a malformed one");
+                self.cells.reject(Rejection::MalformedProxyHeader);
+                return Err(());
+            }
+        };
+        let mut connection = self.facts(scheme, client.source, client.destination);
+        // A proxy that ended TLS says so, or was reached at the port for it.
+        if client.tls || client.destination.port() == connection.https_port {
+            connection.client_scheme = Scheme::Https;
+        }
+        Ok(Some(connection))
+    }
+
+    fn facts(&self, scheme: Scheme, peer: SocketAddr, local: SocketAddr) -> Connection {
         let settings = &self.shared.settings;
         let public = settings.public_ports.map(|ports| match scheme {
             Scheme::Http => ports.http,
             Scheme::Https => ports.https,
         });
-        let port = match public {
-            Some(port) => port,
-            // The peer may be gone already.
-            None => tcp.local_addr().ok()?.port(),
-        };
-        let peer = peer_ip(peer);
+        let port = public.unwrap_or(local.port());
         let https_port = settings.public_ports.map_or(443, |ports| ports.https);
-        let trusted = is_trusted(&settings.trusted_proxies, peer);
-        Some(Connection { scheme, peer, port, https_port, trusted })
+        let connection = Connection::new(scheme, peer, local);
+        let trusted = is_trusted(&settings.trusted_proxies, connection.peer);
+        Connection { port, https_port, trusted, ..connection }
     }
 
     async fn https(&self, client: ClientStream, info: &Arc<ClientInfo>) {

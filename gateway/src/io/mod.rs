@@ -12,6 +12,7 @@ pub mod http2;
 pub mod idle;
 pub mod incoming;
 pub mod listener;
+pub mod proxy_protocol;
 pub mod worker;
 
 pub use client::ClientStream;

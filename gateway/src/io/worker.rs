@@ -125,10 +125,7 @@ async fn accept(scheme: Scheme, listener: TcpListener, serve: Arc<Serve>, admiss
                     Err(why) => serve.cells.reject(why),
                     Ok(admitted) => {
                         let serve = serve.clone();
-                        tokio::spawn(async move {
-                            serve.connection(scheme, tcp, peer).await;
-                            drop(admitted);
-                        });
+                        tokio::spawn(async move { serve.connection(scheme, tcp, peer, admitted).await });
                     }
                 }
             }

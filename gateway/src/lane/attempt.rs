@@ -118,13 +118,15 @@ impl Gateway {
         backend: &BoundBackend,
         fresh: bool,
         most: Option<usize>,
+        greeting: Option<Vec<u8>>,
     ) -> (Box<HttpPeer>, Arc<Seen>) {
         let timeouts = &self.shared.settings.timeouts;
         let mut peer = Box::new(HttpPeer::new(endpoint.address, false, String::new()));
         let limit = Duration::from_secs(timeouts.connect.into());
         let key = (backend.pool_group, endpoint.address);
-        let connection =
-            Connection::new(self.pool.clone(), key, limit, self.shared.settings.times(), fresh).reading_at_most(most);
+        let connection = Connection::new(self.pool.clone(), key, limit, self.shared.settings.times(), fresh)
+            .reading_at_most(most)
+            .greeting(greeting);
         let seen = connection.seen().clone();
         peer.options.custom_l4 = Some(Arc::new(connection));
         (peer, seen)

@@ -1,5 +1,6 @@
 //! The general lane: `impl ProxyHttp` that only drives the phases. The one place that touches the engine's session.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use super::{reply, view};
 use crate::clock;
 use crate::io::ClientStream;
 use crate::io::client::ClientInfo;
+use crate::io::proxy_protocol;
 use crate::observe::Cells;
 use crate::phase::admit::{self, Verdict};
 use crate::phase::canonical::{self, Canonical, Refused};
@@ -77,8 +79,8 @@ impl Gateway {
     }
 
     pub(super) fn connection(ctx: &Ctx) -> Connection {
-        let nobody =
-            Connection { scheme: Scheme::Http, peer: [0, 0, 0, 0].into(), port: 0, https_port: 443, trusted: false };
+        const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        let nobody = Connection::new(Scheme::Http, NOBODY, NOBODY);
         ctx.info.as_ref().map_or(nobody, |info| info.connection)
     }
 
@@ -133,6 +135,15 @@ impl Gateway {
             }
             Verdict::Reply(reply) => Some(reply),
         }
+    }
+
+    /// What a connection to a backend with `sluicegate.dev/proxy-protocol` begins with.
+    fn proxy_header(&self, request: &RequestHeader, ctx: &Ctx) -> Vec<u8> {
+        let connection = Self::connection(ctx);
+        let client = address::client(&self.shared.settings.trusted_proxies, connection.peer, &request.headers);
+        // Of a client that only a field names no port is known.
+        let port = if client == connection.peer { connection.peer_port } else { 0 };
+        proxy_protocol::write(SocketAddr::new(client, port), connection.local)
     }
 
     async fn answer(&self, session: &mut Session, ctx: &mut Ctx, reply: &Reply, close: bool) -> pingora::Result<()> {
@@ -216,7 +227,8 @@ impl ProxyHttp for Gateway {
             session.set_read_timeout(Some(Duration::from_secs(self.shared.settings.timeouts.upgraded_idle.into())));
         }
         let most = session.is_http2().then_some(HTTP2_PIECE);
-        let (peer, exchange) = self.peer(&endpoint, &backend, ctx.attempts.met_a_stale_one(), most);
+        let greeting = backend.proxy_protocol.then(|| self.proxy_header(session.req_header(), ctx));
+        let (peer, exchange) = self.peer(&endpoint, &backend, ctx.attempts.met_a_stale_one(), most, greeting);
         if let Some(info) = &ctx.info {
             info.lending.ask(exchange.clone());
         }

@@ -141,6 +141,8 @@ pub enum Rejection {
     TooManyConnections,
     /// The client's network has as many as it may have.
     TooManyOfNetwork,
+    /// A proxy whose connections begin with a PROXY header sent none, or a malformed one.
+    MalformedProxyHeader,
     /// Plain HTTP on the TLS port.
     PlainOnTls,
     /// A malformed HTTP/2 stream.
@@ -155,7 +157,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// All with their label.
-    pub const ALL: [(Rejection, &'static str); 13] = [
+    pub const ALL: [(Rejection, &'static str); 14] = [
         (Rejection::MalformedHead, "MalformedHead"),
         (Rejection::HeadTooLarge, "HeadTooLarge"),
         (Rejection::TargetTooLong, "TargetTooLong"),
@@ -164,6 +166,7 @@ impl Rejection {
         (Rejection::AcceptFailed, "AcceptFailed"),
         (Rejection::TooManyConnections, "TooManyConnections"),
         (Rejection::TooManyOfNetwork, "TooManyOfNetwork"),
+        (Rejection::MalformedProxyHeader, "MalformedProxyHeader"),
         (Rejection::PlainOnTls, "PlainOnTls"),
         (Rejection::MalformedStream, "MalformedStream"),
         (Rejection::FrameFlood, "FrameFlood"),

@@ -64,7 +64,7 @@ pub fn edits(head: &RequestHead<'_>, forwarding: &Forwarding<'_>) -> Edits {
     set(X_REAL_IP, forwarding.client.to_string().as_bytes());
     set(X_REQUEST_ID, forwarding.request_id.as_bytes());
     if !keep(&X_FORWARDED_PROTO) {
-        set(X_FORWARDED_PROTO, head.connection.scheme.as_str().as_bytes());
+        set(X_FORWARDED_PROTO, head.connection.client_scheme.as_str().as_bytes());
     }
     if !keep(&X_FORWARDED_HOST) && !forwarding.host.is_empty() {
         set(X_FORWARDED_HOST, forwarding.host);
@@ -88,13 +88,13 @@ fn forwarded_for(head: &RequestHead<'_>, trusted: bool) -> String {
     value
 }
 
-/// The scheme that the client used: that of a trusted proxy's `X-Forwarded-Proto`, else the connection's.
+/// The scheme that the client used: that of a trusted proxy's `X-Forwarded-Proto`, else what the PROXY protocol tells, else the connection's.
 pub fn client_scheme(head: &RequestHead<'_>) -> Scheme {
     let said = head.headers.get(&X_FORWARDED_PROTO).filter(|_| head.connection.trusted);
     match said.map(HeaderValue::as_bytes) {
         Some(proto) if proto.eq_ignore_ascii_case(b"https") => Scheme::Https,
         Some(proto) if proto.eq_ignore_ascii_case(b"http") => Scheme::Http,
-        _ => head.connection.scheme,
+        _ => head.connection.client_scheme,
     }
 }
 
@@ -136,8 +136,8 @@ mod tests {
     use http::Method;
 
     fn forwarded(trusted: bool, fields: &[(&str, &str)]) -> HeaderMap {
-        let connection =
-            Connection { scheme: Scheme::Https, peer: [10, 0, 0, 1].into(), port: 443, https_port: 443, trusted };
+        let (peer, local) = (([10, 0, 0, 1], 1024).into(), ([10, 0, 0, 2], 443).into());
+        let connection = Connection { trusted, ..Connection::new(Scheme::Https, peer, local) };
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());

@@ -19,7 +19,7 @@ pub mod request_id;
 pub mod respond;
 pub mod static_files;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
@@ -49,14 +49,36 @@ impl Scheme {
 pub struct Connection {
     /// Plain or TLS.
     pub scheme: Scheme,
-    /// Address of whoever connected, IPv4-mapped ones unmapped.
+    /// How the client speaks, where a proxy in front of the connection ended TLS and said so; else as `scheme`.
+    pub client_scheme: Scheme,
+    /// Address of whoever connected, IPv4-mapped ones unmapped; behind the PROXY protocol the client's.
     pub peer: IpAddr,
+    /// Its port.
+    pub peer_port: u16,
+    /// Address that it connected to.
+    pub local: SocketAddr,
     /// Port that the client connected to, as it sees it.
     pub port: u16,
     /// Port that clients reach HTTPS on, for redirects.
     pub https_port: u16,
     /// Whether the peer is in `trustedProxies`.
     pub trusted: bool,
+}
+
+impl Connection {
+    /// From `peer` to `local`, of nobody who is trusted.
+    pub const fn new(scheme: Scheme, peer: SocketAddr, local: SocketAddr) -> Self {
+        Connection {
+            scheme,
+            client_scheme: scheme,
+            peer: peer.ip().to_canonical(),
+            peer_port: peer.port(),
+            local: SocketAddr::new(local.ip().to_canonical(), local.port()),
+            port: local.port(),
+            https_port: 443,
+            trusted: false,
+        }
+    }
 }
 
 /// A request's head, as any lane can show it.

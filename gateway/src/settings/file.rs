@@ -65,6 +65,8 @@ pub struct Settings {
     pub reject_encoded_slashes: bool,
     /// Networks whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Networks, of `trustedProxies`, whose connections begin with a PROXY header.
+    pub proxy_protocol: Vec<IpNet>,
     /// A path that every listener answers with 200 by itself, for cloud load balancers; absent: none.
     pub traffic_health_path: Option<String>,
     /// Add `sluicegate-route` to responses.
@@ -196,6 +198,7 @@ impl Default for Settings {
             ssl_redirect: true,
             reject_encoded_slashes: false,
             trusted_proxies: Vec::new(),
+            proxy_protocol: Vec::new(),
             traffic_health_path: None,
             debug_header: false,
             server_header: None,
@@ -232,6 +235,11 @@ impl SettingsFile for Settings {
             && http::HeaderValue::from_str(server).is_err()
         {
             return wrong("serverHeader: must be visible ASCII");
+        }
+        let untrusted = |network: &&IpNet| !self.trusted_proxies.iter().any(|trusted| trusted.contains(*network));
+        if let Some(network) = self.proxy_protocol.iter().find(untrusted) {
+            let message = "is not in trustedProxies, and nobody else is believed who a client is";
+            return wrong(&format!("proxyProtocol: {network} {message}"));
         }
         self.limits.judge()?;
         let t = &self.timeouts;
@@ -312,6 +320,8 @@ mod tests {
             ("{controllers: ['http://a:1'], tokenFile: t}", "https"),
             ("{controllers: ['http://a:1', 'https://a:1'], controllerCa: c, tokenFile: t}", "https"),
             ("trustedProxies: [10.0.0.0/33]", "trustedProxies[0]"),
+            ("proxyProtocol: [10.0.0.0/8]", "trustedProxies"),
+            ("{proxyProtocol: [10.0.0.0/8], trustedProxies: [10.0.0.0/9]}", "10.0.0.0/8"),
             ("trafficHealthPath: health", "trafficHealthPath"),
             ("workers: 0", "workers"),
             ("timeouts: {connect: 0}", "timeouts"),

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::{BoundBackend, EndpointState, Guard};
+use crate::io::proxy_protocol;
 
 /// Starts checks.
 #[derive(Clone)]
@@ -38,8 +39,9 @@ async fn keep_checking(backend: Weak<BoundBackend>, check: Arc<HealthCheck>) {
         let Some(bound) = backend.upgrade() else { return };
         for endpoint in bound.all_endpoints() {
             let (check, key, guard) = (check.clone(), bound.key.clone(), bound.guard.clone());
+            let greeting: &[u8] = if bound.proxy_protocol { proxy_protocol::LOCAL } else { b"" };
             asks.spawn(async move {
-                let good = ask(&endpoint, &check, &guard).await;
+                let good = ask(&endpoint, &check, &guard, greeting).await;
                 if let Some(healthy) = endpoint.probed(good, check.healthy, check.unhealthy) {
                     tracing::info!(backend = %key, endpoint = %endpoint.address, healthy, "health changed");
                 }
@@ -53,7 +55,8 @@ async fn keep_checking(backend: Weak<BoundBackend>, check: Arc<HealthCheck>) {
     }
 }
 
-async fn ask(endpoint: &EndpointState, check: &HealthCheck, guard: &Guard) -> bool {
+/// `greeting`: what connections begin with.
+async fn ask(endpoint: &EndpointState, check: &HealthCheck, guard: &Guard, greeting: &[u8]) -> bool {
     if guard.judge(endpoint.address).is_err() {
         return false;
     }
@@ -61,19 +64,19 @@ async fn ask(endpoint: &EndpointState, check: &HealthCheck, guard: &Guard) -> bo
     let answer = async {
         match &check.probe {
             HealthProbe::Tcp => TcpStream::connect(endpoint.address).await.map(|_| true),
-            HealthProbe::Http { path, host } => get(endpoint.address, path, host.as_deref()).await,
+            HealthProbe::Http { path, host } => get(endpoint.address, greeting, path, host.as_deref()).await,
         }
     };
     matches!(tokio::time::timeout(limit, answer).await, Ok(Ok(true)))
 }
 
 /// One `GET`; only the status line of the answer is read.
-async fn get(address: SocketAddr, path: &str, host: Option<&str>) -> std::io::Result<bool> {
+async fn get(address: SocketAddr, greeting: &[u8], path: &str, host: Option<&str>) -> std::io::Result<bool> {
     let mut stream = TcpStream::connect(address).await?;
     let host = host.map_or_else(|| address.to_string(), str::to_owned);
     let request =
         format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: sluicegate-health\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
+    stream.write_all(&[greeting, request.as_bytes()].concat()).await?;
     let mut line = [0; 12];
     stream.read_exact(&mut line).await?;
     // "HTTP/1.x NNN"

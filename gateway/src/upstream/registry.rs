@@ -27,6 +27,8 @@ pub struct BoundBackend {
     pub names: Vec<Arc<ResolvedName>>,
     /// Which of them may be connected to.
     pub guard: Arc<Guard>,
+    /// Connections begin with a PROXY header.
+    pub proxy_protocol: bool,
     /// Separates this backend's upstream connections from those of others to the same address.
     pub pool_group: u64,
 }
@@ -100,6 +102,7 @@ impl Registry {
                 endpoints: Vec::new(),
                 names: Vec::new(),
                 guard: self.guard.clone(),
+                proxy_protocol: false,
                 pool_group,
             });
         };
@@ -115,6 +118,7 @@ impl Registry {
             endpoints,
             names,
             guard: self.guard.clone(),
+            proxy_protocol: backend.proxy_protocol,
             pool_group,
         });
         self.check(&bound, backend.health_check.as_ref());

@@ -105,7 +105,11 @@ impl Tls {
         address: SocketAddr,
         name: Option<&str>,
     ) -> Result<Connection<SslStream<TcpStream>>, String> {
-        let tcp = connect(address).stream;
+        self.try_over(connect(address).stream, name)
+    }
+
+    /// Over a connection that is there.
+    pub fn try_over(&self, tcp: TcpStream, name: Option<&str>) -> Result<Connection<SslStream<TcpStream>>, String> {
         let mut stream = SslStream::new(self.ssl(name), tcp).map_err(|error| error.to_string())?;
         stream.connect().map_err(|error| error.to_string())?;
         Ok(Connection { stream, buffer: Vec::new() })

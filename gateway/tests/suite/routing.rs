@@ -69,8 +69,7 @@ fn every_row_in_process() {
         let table = Table::default().apply(&change, &mut bind);
         for row in spec.rows() {
             let scheme = if row.https { Scheme::Https } else { Scheme::Http };
-            let connection =
-                Connection { scheme, peer: [127, 0, 0, 1].into(), port: 80, https_port: 443, trusted: false };
+            let connection = Connection::new(scheme, ([127, 0, 0, 1], 1024).into(), ([127, 0, 0, 1], 80).into());
             let method = row.method.parse().unwrap();
             let fields = row.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host"));
             let field =

@@ -46,7 +46,8 @@ pub fn build(key: &BackendKey, store: &Store, settings: &Settings, reach: Option
             (Ok(port), _) => from_slices(key, &port.name, store, reach),
         },
     };
-    Resource::valid(Backend { health_check: service.health_check.clone(), ..backend })
+    let (health_check, proxy_protocol) = (service.health_check.clone(), service.proxy_protocol);
+    Resource::valid(Backend { health_check, proxy_protocol, ..backend })
 }
 
 /// The Service port that an Ingress means. A number that no port has may be a `targetPort` (ingress-nginx takes both).

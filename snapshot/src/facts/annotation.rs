@@ -41,6 +41,9 @@ pub const ENDPOINTS: &str = "sluicegate.dev/endpoints";
 /// On a Service: an active health check of its endpoints.
 pub const HEALTH_CHECK: &str = "sluicegate.dev/health-check";
 
+/// On a Service: `v2` begins each connection to its endpoints with a PROXY header.
+pub const PROXY_PROTOCOL: &str = "sluicegate.dev/proxy-protocol";
+
 /// On a ConfigMap (label): it may be served as static content in cluster mode.
 pub const PUBLISH: &str = "sluicegate.dev/publish";
 
@@ -108,6 +111,18 @@ pub fn parse_health_check(text: &str) -> Result<HealthCheck, String> {
         None => HealthProbe::Tcp,
     };
     Ok(HealthCheck { probe, interval_ms, timeout_ms, healthy, unhealthy })
+}
+
+/// Reads `sluicegate.dev/proxy-protocol`: true for `v2`.
+///
+/// # Errors
+/// A sentence that says what is expected.
+pub fn parse_proxy_protocol(text: &str) -> Result<bool, String> {
+    match text {
+        "v2" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("expected `v2` or `off`".to_owned()),
+    }
 }
 
 fn duration(key: &str, text: &str, range: std::ops::RangeInclusive<u32>) -> Result<u32, String> {

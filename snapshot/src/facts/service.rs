@@ -7,7 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::annotation::{ENDPOINTS, HEALTH_CHECK, parse_health_check};
+use super::annotation::{ENDPOINTS, HEALTH_CHECK, PROXY_PROTOCOL, parse_health_check, parse_proxy_protocol};
 use super::{annotation_value, namespaced};
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
 use crate::key::{HostPattern, Kind, ObjectKey, ObjectRef};
@@ -59,6 +59,8 @@ pub struct ServiceFacts {
     pub annotated: Option<Result<AnnotatedEndpoints, Arc<str>>>,
     /// Annotation `sluicegate.dev/health-check`.
     pub health_check: Option<HealthCheck>,
+    /// Annotation `sluicegate.dev/proxy-protocol`.
+    pub proxy_protocol: bool,
     /// `spec.clusterIPs` with `spec.ports`, of Service `default/kubernetes` alone: the API server.
     pub api_server: BTreeSet<SocketAddr>,
 }
@@ -96,21 +98,26 @@ pub fn facts(service: &Service) -> (ServiceFacts, Vec<Diagnostic>) {
         }
     }
     let annotated = annotation_value(meta, ENDPOINTS).map(|text| read_endpoints(text).map_err(Arc::from));
-    let health_check = match annotation_value(meta, HEALTH_CHECK).map(parse_health_check) {
-        Some(Err(message)) => {
-            let field = format!("metadata.annotations[{HEALTH_CHECK}]");
-            let message = format!("{message}; no active check is made");
-            diagnostics.push(Diagnostic::new(object, DiagnosticReason::AnnotationInvalid, field, message));
-            None
-        }
-        Some(Ok(check)) => Some(check),
-        None => None,
+    let mut invalid = |name: &str, message: String| {
+        let field = format!("metadata.annotations[{name}]");
+        diagnostics.push(Diagnostic::new(object.clone(), DiagnosticReason::AnnotationInvalid, field, message));
     };
+    let health_check = annotation_value(meta, HEALTH_CHECK).map(parse_health_check).transpose();
+    let health_check = health_check.unwrap_or_else(|message| {
+        invalid(HEALTH_CHECK, format!("{message}; no active check is made"));
+        None
+    });
+    let proxy_protocol = annotation_value(meta, PROXY_PROTOCOL).map(parse_proxy_protocol).transpose();
+    let proxy_protocol = proxy_protocol.unwrap_or_else(|message| {
+        invalid(PROXY_PROTOCOL, format!("{message}; connections begin without a PROXY header"));
+        None
+    });
     let api_server = match (&*key.namespace, &*key.name) {
         ("default", "kubernetes") => cluster_addresses(&spec),
         _ => BTreeSet::new(),
     };
-    (ServiceFacts { key, kind, ports, annotated, health_check, api_server }, diagnostics)
+    let proxy_protocol = proxy_protocol.unwrap_or(false);
+    (ServiceFacts { key, kind, ports, annotated, health_check, proxy_protocol, api_server }, diagnostics)
 }
 
 fn cluster_addresses(spec: &ServiceSpec) -> BTreeSet<SocketAddr> {

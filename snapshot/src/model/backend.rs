@@ -83,6 +83,9 @@ pub struct Backend {
     /// Active health check, where the Service asks for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
+    /// Each connection begins with a PROXY header, version 2, that says who the client is (`sluicegate.dev/proxy-protocol`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proxy_protocol: bool,
 }
 
 impl Backend {

@@ -163,8 +163,8 @@ mod tests {
     use super::*;
 
     fn canonical(method: Method, target: &[u8], hosts: Hosts<'_>, http10: bool) -> Result<(String, String), Reason> {
-        let connection =
-            Connection { scheme: Scheme::Http, peer: [127, 0, 0, 1].into(), port: 80, https_port: 443, trusted: false };
+        let nobody = ([127, 0, 0, 1], 80).into();
+        let connection = Connection::new(Scheme::Http, nobody, nobody);
         let headers = HeaderMap::new();
         let head = RequestHead { method: &method, target, hosts, http10, headers: &headers, connection: &connection };
         let canonical = canonicalise(&head).map_err(|refused| refused.reason)?;

@@ -92,6 +92,8 @@ pub struct Exchange {
     looked: usize,
     interim: usize,
     keeps: bool,
+    /// Its connection is not for anybody else.
+    once: bool,
     kept: Option<Duration>,
     /// The answer is an error: what is left of the request is of no use to the endpoint.
     is_refusal: bool,
@@ -121,6 +123,7 @@ impl Exchange {
             looked: 0,
             interim: 0,
             keeps: false,
+            once: false,
             kept: None,
             is_refusal: false,
             pending: Vec::new(),
@@ -138,6 +141,12 @@ impl Exchange {
     /// Reads at most so many bytes at a time: what the engine holds of an answer while its client takes nothing is a few times that.
     pub fn reading_at_most(mut self, most: Option<usize>) -> Self {
         self.most = most;
+        self
+    }
+
+    /// `once`: its connection is closed behind it.
+    pub fn used_once(mut self, once: bool) -> Self {
+        self.once = once;
         self
     }
 
@@ -194,7 +203,7 @@ impl Exchange {
         let answer = answer::read(&incoming.buffered()[..length], self.asked.question())?;
         incoming.consume(length);
         self.looked = 0;
-        self.keeps = answer.keeps && !self.broken;
+        self.keeps = answer.keeps && !self.broken && !self.once;
         self.kept = answer.idle;
         self.is_refusal = answer.status >= 400;
         self.interim += usize::from(answer.rest == Rest::Head);

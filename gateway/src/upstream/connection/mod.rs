@@ -18,6 +18,7 @@ use pingora::protocols::l4::virt::VirtualSocketStream;
 use pingora::{Error, ErrorType};
 use rustix::io::Errno;
 use sluicegate_process::resources::are_exhausted;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use exchange::{Exchange, Seen};
@@ -33,18 +34,24 @@ pub struct Connection {
     times: Times,
     fresh: bool,
     most: Option<usize>,
+    greeting: Option<Vec<u8>>,
     seen: Arc<Seen>,
 }
 
 impl Connection {
     /// For an endpoint; `limit`: for connecting; `fresh`: none that waits, since one of those has failed the request before.
     pub fn new(pool: Arc<Pool>, key: PoolKey, limit: Duration, times: Times, fresh: bool) -> Self {
-        Connection { pool, key, limit, times, fresh, most: None, seen: Arc::default() }
+        Connection { pool, key, limit, times, fresh, most: None, greeting: None, seen: Arc::default() }
     }
 
     /// See [`Exchange::reading_at_most`].
     pub fn reading_at_most(self, most: Option<usize>) -> Self {
         Connection { most, ..self }
+    }
+
+    /// Begins with these bytes, which are of one client: it is used for nobody else.
+    pub fn greeting(self, greeting: Option<Vec<u8>>) -> Self {
+        Connection { greeting, ..self }
     }
 
     /// What is to be known of its exchange.
@@ -53,7 +60,14 @@ impl Connection {
     }
 
     async fn open(&self) -> pingora::Result<TcpStream> {
-        let opened = tokio::time::timeout(self.limit, TcpStream::connect(self.key.1)).await;
+        let open = async {
+            let mut stream = TcpStream::connect(self.key.1).await?;
+            if let Some(greeting) = &self.greeting {
+                stream.write_all(greeting).await?;
+            }
+            Ok(stream)
+        };
+        let opened = tokio::time::timeout(self.limit, open).await;
         let why = |kind: ErrorType| move |error: io::Error| Error::because(kind, "connecting to an endpoint", error);
         let stream = match opened {
             Err(_) => return Error::e_explain(ErrorType::ConnectTimedout, "connecting to an endpoint"),
@@ -80,7 +94,8 @@ fn kind_of(error: &io::Error) -> ErrorType {
 #[async_trait]
 impl Connect for Connection {
     async fn connect(&self, _: &EngineAddress) -> pingora::Result<Stream> {
-        let waiting = if self.fresh { None } else { self.pool.take(&self.key) };
+        let is_own = self.greeting.is_some();
+        let waiting = if self.fresh || is_own { None } else { self.pool.take(&self.key) };
         let stream = match waiting {
             Some(stream) => {
                 self.seen.reuse();
@@ -89,6 +104,7 @@ impl Connect for Connection {
             None => self.open().await?,
         };
         let exchange = Exchange::new(stream, self.times, self.seen.clone(), self.pool.clone(), self.key);
-        Ok(VirtualSocketStream::new(Box::new(exchange.reading_at_most(self.most))).into())
+        let exchange = exchange.reading_at_most(self.most).used_once(is_own);
+        Ok(VirtualSocketStream::new(Box::new(exchange)).into())
     }
 }
