@@ -98,17 +98,20 @@ pub fn client_scheme(head: &RequestHead<'_>) -> Scheme {
     }
 }
 
-/// Whether a field is about forwarding. `_` counts as `-`: CGI-like servers cannot tell them apart.
+/// Whether a field is about forwarding. Only letters and digits count: CGI-like servers cannot tell the other signs apart.
 fn is_forwarding(name: &str) -> bool {
-    let name = name.replace('_', "-");
-    matches!(name.as_str(), "forwarded" | "x-real-ip" | "x-request-id")
-        || name.starts_with("x-forwarded-")
-        || name.starts_with("x-original-")
+    let squeezed = || name.bytes().filter(u8::is_ascii_alphanumeric);
+    let is = |known: &str| squeezed().eq(known.bytes());
+    let begins = |known: &str| squeezed().take(known.len()).eq(known.bytes());
+    is("forwarded") || is("xrealip") || is("xrequestid") || begins("xforwarded") || begins("xoriginal")
 }
 
 /// Whether the name is written as its standard says, so that keeping it cannot be a trick.
 fn is_exact(name: &HeaderName) -> bool {
-    !name.as_str().contains('_')
+    let name = name.as_str();
+    let is_plain = !name.contains("--") && name.bytes().all(|byte| byte == b'-' || byte.is_ascii_alphanumeric());
+    let is_known = matches!(name, "forwarded" | "x-real-ip" | "x-request-id");
+    is_plain && (is_known || name.starts_with("x-forwarded-") || name.starts_with("x-original-"))
 }
 
 /// The id of a request: a trusted proxy's, else a new one.
@@ -182,6 +185,10 @@ mod tests {
             "x_real_ip",
             "X_ORIGINAL_URL",
             "X_Request-Id",
+            "X.Forwarded.For",
+            "X--Forwarded-For",
+            "XForwardedFor",
+            "-X-Real-IP",
             "Proxy",
         ];
         let fields: Vec<_> = names.iter().map(|name| (*name, "evil")).collect();

@@ -2,14 +2,17 @@
 //! records what it is sent, with a strict reader of its own.
 
 mod cases;
+mod corpora;
 mod mutations;
 pub mod origin;
 mod responses;
 pub mod strict;
+mod te_mutations;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
@@ -24,6 +27,8 @@ use strict::Message;
 struct Scene {
     origin: Origin,
     gateway: Gateway,
+    /// How long an answer is waited for.
+    patience: Duration,
 }
 
 /// What became of bytes that a client sent.
@@ -46,7 +51,7 @@ impl Scene {
     fn set() -> Scene {
         let origin = Origin::start();
         let gateway = Start::with(&everything_to(&[origin.address])).set("workers", 1.into()).ready();
-        Scene { origin, gateway }
+        Scene { origin, gateway, patience: PATIENCE }
     }
 
     /// Sends bytes as client `number`; `waits`: for the end of the connection too, if the gateway itself answers.
@@ -55,7 +60,7 @@ impl Scene {
         socket.bind(&SocketAddr::from((client_address(number), 0)).into()).unwrap();
         socket.connect(&self.gateway.http.into()).unwrap();
         let mut stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(self.patience)).unwrap();
         // The gateway may close before all is written.
         let _ = stream.write_all(raw);
         let (mut bytes, mut chunk, mut closed) = (Vec::new(), [0; 4096], false);
@@ -66,6 +71,8 @@ impl Scene {
                 Ok(0) => closed = true,
                 Ok(count) => bytes.extend_from_slice(&chunk[..count]),
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => closed = true,
+                // The gateway waits for more of the request.
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && self.patience < PATIENCE => break,
                 Err(error) => panic!("{error} for {:?}", String::from_utf8_lossy(raw)),
             }
         }

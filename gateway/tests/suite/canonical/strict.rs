@@ -143,11 +143,9 @@ fn judge_fields(message: &Message) -> Result<(), String> {
     }
     let upgrade = message.all("upgrade");
     for (name, value) in &message.fields {
-        let alike = name.replace('_', "-");
-        let is_framing = matches!(
-            alike.as_str(),
-            "transfer-encoding" | "content-length" | "host" | "connection" | "upgrade" | "expect"
-        );
+        let framing = ["transfer-encoding", "content-length", "host", "connection", "upgrade", "expect"];
+        let letters = |text: &str| text.replace(|sign: char| !sign.is_ascii_alphanumeric(), "");
+        let looks_alike = framing.iter().any(|known| letters(known) == letters(name) && known != name);
         let is_one_hop =
             matches!(name.as_str(), "keep-alive" | "proxy-connection" | "te" | "trailer" | "http2-settings");
         let is_own = match name.as_str() {
@@ -157,7 +155,7 @@ fn judge_fields(message: &Message) -> Result<(), String> {
             "expect" => value.eq_ignore_ascii_case(b"100-continue"),
             _ => true,
         };
-        if (is_framing && name.contains('_')) || is_one_hop || !is_own {
+        if looks_alike || is_one_hop || !is_own {
             return Err(format!("{name}: {:?}", String::from_utf8_lossy(value)));
         }
     }
