@@ -58,6 +58,8 @@ reasons! {
     ClientTimeout = 408 "The request took too long to arrive.",
     /// The client went away.
     ClientClosed = 0 "The client closed the connection.",
+    /// The body is larger than the route takes.
+    BodyTooLarge = 413 "The body of the request is too large.",
     /// The target is longer than it may be.
     TargetTooLong = 414 "The target of the request is too long.",
     /// The request expects something else than `100-continue`.
@@ -78,6 +80,8 @@ reasons! {
     UpstreamInvalid = 502 "The backend's answer is malformed.",
     /// The backend did not answer in time.
     UpstreamTimeout = 504 "The backend did not answer in time.",
+    /// The gateway's memory runs out.
+    MemoryExhausted = 503 "The gateway has no memory left for more requests.",
     /// The Service does not exist.
     ServiceNotFound = 503 "The Service does not exist.",
     /// The Service does not have the port.

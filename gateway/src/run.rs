@@ -11,7 +11,9 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use sluicegate_process::{EXIT_BIND, EXIT_USAGE, log, resources};
+use sluicegate_process::memory::Memory;
+use sluicegate_process::resources;
+use sluicegate_process::{EXIT_BIND, EXIT_USAGE, log};
 use sluicegate_snapshot::Mode;
 use tokio::sync::watch;
 
@@ -22,6 +24,7 @@ use crate::apply::{Applier, Compiler};
 use crate::cli::USAGE;
 use crate::io::admission::{self, Admission};
 use crate::io::listener::{Listeners, bind_alone};
+use crate::io::pressure::Ladder;
 use crate::io::worker::{self, Blueprint};
 use crate::manifests::watch::Signal;
 use crate::observe::{AccessLog, Cells};
@@ -152,7 +155,7 @@ fn start(mut settings: Settings) -> Result<Running, StartError> {
 /// How many connections there may be, which is said.
 fn admit(settings: &Settings, workers: usize) -> Admission {
     let open_files = resources::raise_open_files();
-    let memory = resources::memory_limit();
+    let memory = Memory::new(settings.limits.memory).limit();
     let idle_upstream = (workers * settings.upstream_idle_connections) as u64;
     let usual = admission::default_limit(open_files, memory, idle_upstream);
     let limit = settings.limits.connections.unwrap_or(usual);
@@ -174,7 +177,11 @@ fn share(
 ) -> Result<Shared, StartError> {
     let access_log = AccessLog::open(&settings.access_log).map_err(|error| StartError::new("access log", error))?;
     let server_header = settings.server_header.as_deref().map(HeaderValue::from_str).transpose();
+    let in_use = Memory::new(settings.limits.memory);
+    let memory = Arc::new(Ladder::new(in_use.limit().unwrap_or(u64::MAX)));
+    memory.watch(in_use).map_err(|error| StartError::new("memory", error))?;
     Ok(Shared {
+        memory,
         server_header: server_header.map_err(|error| StartError::new("serverHeader", error))?,
         table: Arc::new(ArcSwap::from_pointee(Table::default())),
         cells: (0..workers).map(|_| Arc::new(Cells::default())).collect(),

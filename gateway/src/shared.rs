@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 
 use crate::clock;
+use crate::io::pressure::{Ladder, Pressure};
 use crate::manifests::{Placed, Problem};
 use crate::observe::{AccessLog, Cells};
 use crate::settings::Settings;
@@ -31,6 +32,15 @@ pub struct Shared {
     pub access_log: AccessLog,
     /// Readiness, diagnostics, ages.
     pub state: State,
+    /// What is known of memory.
+    pub memory: Arc<Ladder>,
+}
+
+impl Shared {
+    /// Whether connections end with their next answer.
+    pub fn keeps_none(&self) -> bool {
+        self.state.stage() >= Stage::Draining || self.memory.pressure() >= Pressure::NoKeepAlive
+    }
 }
 
 /// The life of a gateway.

@@ -1,4 +1,6 @@
-//! How the process uses memory.
+//! How the process uses memory, how much it may use, and how much it does.
+
+use std::path::{Path, PathBuf};
 
 /// Has the kernel back memory with small pages only. The allocator (mimalloc) asks for transparent huge pages where the machine gives
 /// them on request, and a huge page of which a part is used counts whole: at 5,000 routes a gateway took 75 MiB with them and 48 MiB
@@ -7,4 +9,157 @@
 /// A kernel that refuses changes nothing but that.
 pub fn use_small_pages() {
     let _ = rustix::thread::disable_transparent_huge_pages(true);
+}
+
+/// A control group that limits memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Group {
+    limit: u64,
+    directory: PathBuf,
+    files: &'static Files,
+}
+
+/// Names of a version of control groups.
+#[derive(Debug, PartialEq, Eq)]
+struct Files {
+    /// Where its groups are, below the root of all.
+    below: &'static str,
+    /// How the line of `/proc/self/cgroup` with the process' own group goes on behind its number.
+    own: &'static str,
+    limit: &'static str,
+    used: &'static str,
+    /// The cache of files that nobody uses, in `memory.stat`.
+    cache: &'static str,
+}
+
+const VERSIONS: [Files; 2] = [
+    Files { below: "", own: ":/", limit: "memory.max", used: "memory.current", cache: "inactive_file " },
+    Files {
+        below: "memory",
+        own: "memory:/",
+        limit: "memory.limit_in_bytes",
+        used: "memory.usage_in_bytes",
+        cache: "total_inactive_file ",
+    },
+];
+
+/// Limits from here on are none: version 1 writes the largest number of pages.
+const UNLIMITED: u64 = 1 << 60;
+
+fn read_number(path: &Path) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+impl Group {
+    /// The group with the lowest limit, of the process' own and those above it. `own`: `/proc/self/cgroup`.
+    fn lowest(root: &Path, own: &str) -> Option<Group> {
+        let of_version = |files: &'static Files| {
+            let path = own.lines().find_map(|line| line.split_once(':')?.1.strip_prefix(files.own))?;
+            let root = root.join(files.below);
+            let directory = root.join(path);
+            let groups = directory.ancestors().take_while(|group| group.starts_with(&root));
+            let limited = groups.filter_map(|directory| {
+                let limit = read_number(&directory.join(files.limit)).filter(|limit| *limit < UNLIMITED)?;
+                Some(Group { limit, directory: directory.to_owned(), files })
+            });
+            limited.min_by_key(|group| group.limit)
+        };
+        VERSIONS.iter().filter_map(of_version).min_by_key(|group| group.limit)
+    }
+
+    /// What cannot be given back at once.
+    fn used(&self) -> Option<u64> {
+        let used = read_number(&self.directory.join(self.files.used))?;
+        let stat = std::fs::read_to_string(self.directory.join("memory.stat")).unwrap_or_default();
+        let cache = stat.lines().find_map(|line| line.strip_prefix(self.files.cache));
+        Some(used.saturating_sub(cache.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)))
+    }
+}
+
+/// What the process may use, and what it uses.
+#[derive(Debug)]
+pub struct Memory {
+    limit: Option<u64>,
+    /// The group that counts it, where the limit is a group's.
+    group: Option<Group>,
+}
+
+impl Memory {
+    /// With the limit that is given, else that of the control groups, else what the machine has.
+    pub fn new(given: Option<u64>) -> Self {
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let machine = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let of_machine = memory_of(&machine);
+        let group = || Group::lowest(Path::new("/sys/fs/cgroup"), &own);
+        // A group may hold others as well, whose use is nothing to a limit that was given.
+        let group = if given.is_some() { None } else { group() };
+        let group = group.filter(|group| of_machine.is_none_or(|machine| group.limit < machine));
+        let of_group = group.as_ref().map(|group| group.limit);
+        Memory { limit: given.or(of_group).or(of_machine), group }
+    }
+
+    /// Bytes that may be used; `None`: nobody says.
+    pub fn limit(&self) -> Option<u64> {
+        self.limit
+    }
+
+    /// Bytes that are used: what is resident, and at least what the group with the limit has in use, which counts more.
+    pub fn used(&self) -> u64 {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+        let resident = pages * rustix::param::page_size() as u64;
+        self.group.as_ref().and_then(Group::used).map_or(resident, |group| group.max(resident))
+    }
+}
+
+fn memory_of(meminfo: &str) -> Option<u64> {
+    let kibibytes = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?;
+    kibibytes.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_limit_of_the_groups_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let inner = root.path().join("kubepods/pod");
+        std::fs::create_dir_all(&inner).unwrap();
+        std::fs::write(root.path().join("kubepods/memory.max"), "1073741824\n").unwrap();
+        std::fs::write(inner.join("memory.max"), "max\n").unwrap();
+        let lowest = || Group::lowest(root.path(), "0::/kubepods/pod\n").unwrap();
+        assert_eq!(lowest().limit, 1 << 30);
+        std::fs::write(inner.join("memory.max"), "536870912\n").unwrap();
+        assert_eq!((lowest().limit, lowest().directory), (512 << 20, inner.clone()));
+        assert_eq!(Group::lowest(root.path(), "12:cpu:/kubepods/pod\n"), None);
+        std::fs::write(inner.join("memory.current"), "4096\n").unwrap();
+        assert_eq!(lowest().used(), Some(4096));
+        std::fs::write(inner.join("memory.stat"), "anon 1\ninactive_file 1024\nactive_file 7\n").unwrap();
+        assert_eq!(lowest().used(), Some(3072), "the cache of files is nobody's");
+    }
+
+    #[test]
+    fn groups_of_version_1_count_as_well() {
+        let root = tempfile::tempdir().unwrap();
+        let group = root.path().join("memory/pod");
+        std::fs::create_dir_all(&group).unwrap();
+        std::fs::write(root.path().join("memory/memory.limit_in_bytes"), "9223372036854771712\n").unwrap();
+        let own = "5:cpu:/\n4:memory:/pod\n0::/\n";
+        assert_eq!(Group::lowest(root.path(), own), None);
+        std::fs::write(group.join("memory.limit_in_bytes"), "536870912\n").unwrap();
+        std::fs::write(group.join("memory.usage_in_bytes"), "8192\n").unwrap();
+        std::fs::write(group.join("memory.stat"), "inactive_file 4096\ntotal_inactive_file 4096\n").unwrap();
+        let lowest = Group::lowest(root.path(), own).unwrap();
+        assert_eq!((lowest.limit, lowest.used()), (512 << 20, Some(4096)));
+    }
+
+    #[test]
+    fn the_machine_has_some_and_this_process_uses_some() {
+        assert_eq!(memory_of("MemFree: 1 kB\nMemTotal:        2048 kB\n"), Some(2 << 20));
+        let memory = Memory::new(None);
+        assert!(memory.limit().is_some_and(|bytes| bytes > 64 << 20 && memory.used() < bytes));
+        let given = Memory::new(Some(1 << 20));
+        assert!(given.limit() == Some(1 << 20) && given.used() > 1 << 20);
+    }
 }

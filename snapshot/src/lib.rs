@@ -18,6 +18,7 @@ pub mod key;
 pub mod model;
 pub mod path;
 pub mod replica;
+pub mod setting;
 pub mod settings;
 pub mod table;
 pub mod wire;

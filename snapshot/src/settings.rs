@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::host_policy::{AllowedHosts, HostPolicy};
 use crate::key::{BackendKey, ObjectKey};
-use crate::model::{Policy, Reach, SetBy, Sources};
+use crate::model::{Policy, Reach, SetBy};
+use crate::setting::{self, Setting};
 
 /// Where the objects come from, which decides what they may do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +65,7 @@ pub struct Settings {
     /// allowed by namespace. Without it what is not there does not exist.
     pub guarded: bool,
     /// Defaults of what classes and Ingresses may set.
-    pub defaults: ClassSettings,
+    pub defaults: Policy,
 }
 
 impl Default for Settings {
@@ -81,7 +82,7 @@ impl Default for Settings {
             host_records: None,
             reach: Reach::default(),
             guarded: false,
-            defaults: ClassSettings::default(),
+            defaults: Policy::default(),
         }
     }
 }
@@ -111,23 +112,6 @@ impl Settings {
     }
 }
 
-/// Name of the setting [`ClassSettings::ssl_redirect`].
-pub const SSL_REDIRECT: &str = "sslRedirect";
-
-/// Name of the setting [`ClassSettings::reject_encoded_slashes`].
-pub const REJECT_ENCODED_SLASHES: &str = "rejectEncodedSlashes";
-
-/// Settings that hold for everything, for a class (through `spec.parameters`), or for one Ingress.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClassSettings {
-    /// Plain HTTP to a host with TLS is redirected.
-    pub ssl_redirect: bool,
-    /// `%2F` and `%5C` in a path are refused.
-    pub reject_encoded_slashes: bool,
-    /// Where the values come from.
-    pub set_by: Sources,
-}
-
 /// A key of a settings ConfigMap that could not be used, in words for a Diagnostic.
 pub struct SettingProblem {
     /// The key.
@@ -136,57 +120,23 @@ pub struct SettingProblem {
     pub message: String,
 }
 
-impl Default for ClassSettings {
-    fn default() -> Self {
-        ClassSettings { ssl_redirect: true, reject_encoded_slashes: false, set_by: Sources::new() }
-    }
-}
-
-impl ClassSettings {
-    /// The policy of a route that nothing else is said about.
-    pub fn policy(&self) -> Policy {
-        Policy {
-            ssl_redirect: self.ssl_redirect,
-            reject_encoded_slashes: self.reject_encoded_slashes,
-            set_by: self.set_by.clone(),
-        }
-    }
-
-    /// These settings, with the keys of a ConfigMap laid over them; `by` says whose ConfigMap it is. A key that is unknown or unreadable changes
-    /// nothing and is reported; the kebab-case names are those of ingress-nginx's ConfigMap.
-    pub fn overlaid(&self, data: &BTreeMap<Arc<str>, Arc<str>>, by: SetBy) -> (ClassSettings, Vec<SettingProblem>) {
-        let mut settings = self.clone();
-        let mut problems = Vec::new();
-        for (key, value) in data {
-            let (name, target) = match &**key {
-                "sslRedirect" | "ssl-redirect" => (SSL_REDIRECT, &mut settings.ssl_redirect),
-                "rejectEncodedSlashes" => (REJECT_ENCODED_SLASHES, &mut settings.reject_encoded_slashes),
-                _ => {
-                    let message = "unknown setting; known are sslRedirect and rejectEncodedSlashes. It is ignored";
-                    problems.push(SettingProblem { key: key.clone(), message: message.to_owned() });
-                    continue;
-                }
-            };
-            match parse_bool(value) {
-                Some(value) => {
-                    *target = value;
-                    settings.set_by.insert(Arc::from(name), by);
-                }
-                None => problems.push(SettingProblem {
-                    key: key.clone(),
-                    message: "expected \"true\" or \"false\"; the setting below it is used".to_owned(),
-                }),
+/// Settings with the keys of a ConfigMap laid over them; `by` says whose ConfigMap it is. A key that is unknown or unreadable changes nothing and
+/// is reported; the kebab-case names are those of ingress-nginx's ConfigMap.
+pub fn overlaid(below: &Policy, data: &BTreeMap<Arc<str>, Arc<str>>, by: SetBy) -> (Policy, Vec<SettingProblem>) {
+    let mut settings = below.clone();
+    let mut problems = Vec::new();
+    for (key, value) in data {
+        let message = match Setting::of_key(key) {
+            None => {
+                let known: Vec<&str> = setting::ALL.iter().map(|setting| setting.name).collect();
+                format!("unknown setting; known are {}. It is ignored", known.join(", "))
             }
-        }
-        (settings, problems)
+            Some(setting) => match setting.set(&mut settings, value, by) {
+                Some(()) => continue,
+                None => format!("expected {}; the setting below it is used", setting.expected),
+            },
+        };
+        problems.push(SettingProblem { key: key.clone(), message });
     }
-}
-
-/// Go's `strconv.ParseBool`, which ingress-nginx reads its booleans with.
-pub fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
+    (settings, problems)
 }

@@ -95,6 +95,8 @@ pub struct Settings {
     pub ssl_redirect: bool,
     /// Answer 400 to paths with `%2F` or `%5C`.
     pub reject_encoded_slashes: bool,
+    /// Bytes of a request's body; 0: however many. Classes and Ingresses may say otherwise.
+    pub body_limit: u64,
     /// Log of the controller itself.
     pub log: LogSettings,
 }
@@ -136,6 +138,7 @@ impl Default for Settings {
             refuse_backends: Vec::new(),
             ssl_redirect: true,
             reject_encoded_slashes: false,
+            body_limit: 0,
             log: LogSettings::default(),
         }
     }

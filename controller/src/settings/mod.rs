@@ -11,9 +11,9 @@ pub use file::{HostPolicyName, Settings};
 use sluicegate_process::SettingsError;
 use sluicegate_snapshot::compile::PublishAddress;
 use sluicegate_snapshot::facts::HOST_OWNERS_LABEL;
-use sluicegate_snapshot::model::Reach;
 use sluicegate_snapshot::model::reach::parse_range;
-use sluicegate_snapshot::settings::{AllowedHosts, ClassSettings, HostPolicy};
+use sluicegate_snapshot::model::{Policy, Reach};
+use sluicegate_snapshot::settings::{AllowedHosts, HostPolicy};
 use sluicegate_snapshot::{BackendKey, HostPattern, Kind, Mode, ObjectKey};
 pub use trust::Trusts;
 
@@ -38,10 +38,11 @@ impl Settings {
             host_records: self.host_records()?,
             reach: self.reach()?,
             guarded: !self.watch_secrets_everywhere,
-            defaults: ClassSettings {
+            defaults: Policy {
                 ssl_redirect: self.ssl_redirect,
                 reject_encoded_slashes: self.reject_encoded_slashes,
-                ..ClassSettings::default()
+                body_limit: self.body_limit,
+                ..Policy::default()
             },
         })
     }

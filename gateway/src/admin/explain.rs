@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sluicegate_snapshot::model::{Route, SetBy, Target};
-use sluicegate_snapshot::settings::{REJECT_ENCODED_SLASHES, SSL_REDIRECT};
+use sluicegate_snapshot::setting::{self, Setting};
 
 use super::table;
 use crate::phase::admit::{self, Verdict};
@@ -217,11 +217,8 @@ fn describe(answer: &mut Explanation, route: &Route) {
         Some(SetBy::ConfigMap) => "ConfigMap of the settings (configmap)".to_owned(),
         None => "configuration file or default".to_owned(),
     };
-    let setting = |name: &str, value: bool| json!({"name": name, "source": source(name), "value": value});
-    answer.policy = vec![
-        setting(SSL_REDIRECT, route.policy.ssl_redirect),
-        setting(REJECT_ENCODED_SLASHES, route.policy.reject_encoded_slashes),
-    ];
+    let shown = |setting: &Setting| json!({"name": setting.name, "source": source(setting.name), "value": setting.show(&route.policy)});
+    answer.policy = setting::ALL.iter().map(shown).collect();
 }
 
 fn lost(table: &Table, canonical: &Canonical, route: &Route) -> Vec<Value> {

@@ -2,8 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::time::timeout;
 
 use crate::observe::cells::Rejection;
 use crate::settings::Settings;
@@ -37,6 +42,18 @@ pub struct Admission {
     /// Most of one network; 0: however many.
     limit_each: usize,
     networks: Mutex<HashMap<IpAddr, usize>>,
+    /// New ones a second.
+    rate: Option<DefaultDirectRateLimiter>,
+    /// Of those over TLS.
+    handshakes: Option<DefaultDirectRateLimiter>,
+}
+
+/// How long a handshake waits where there are too many of them.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// So many a second, of which as many may come at once; `None`: however many.
+fn per_second(count: u32) -> Option<DefaultDirectRateLimiter> {
+    Some(RateLimiter::direct(Quota::per_second(NonZeroU32::new(count)?)))
 }
 
 /// A connection that was admitted; it is counted until this is dropped, also when its task panics.
@@ -50,7 +67,14 @@ impl Admission {
     /// By the settings; `limit`: most connections in all.
     pub fn new(settings: &Settings, limit: usize) -> Self {
         let limit_each = settings.limits.connections_per_network;
-        Admission { open: AtomicUsize::new(0), limit, limit_each, networks: Mutex::default() }
+        Admission {
+            open: AtomicUsize::new(0),
+            limit,
+            limit_each,
+            networks: Mutex::default(),
+            rate: per_second(settings.limits.new_connections),
+            handshakes: per_second(settings.limits.handshakes),
+        }
     }
 
     /// Connections that are open.
@@ -68,6 +92,9 @@ impl Admission {
         trusted: bool,
         makes_room: impl FnOnce() -> bool,
     ) -> Result<Admitted, Rejection> {
+        if self.rate.as_ref().is_some_and(|rate| rate.check().is_err()) {
+            return Err(Rejection::TooManyNewConnections);
+        }
         let network = self.enter(peer, trusted)?;
         let has_room = self.open.fetch_add(1, Ordering::SeqCst) < self.limit;
         // Counted from here on, and no more if it is dropped.
@@ -94,6 +121,14 @@ impl Admission {
 }
 
 impl Admitted {
+    /// Waits until its handshake may be made; false: there are too many.
+    pub async fn may_shake_hands(&self) -> bool {
+        match &self.admission.handshakes {
+            Some(rate) => timeout(PATIENCE, rate.until_ready()).await.is_ok(),
+            None => true,
+        }
+    }
+
     /// The connection, which a trusted proxy made, is a client's, who is counted in its own network.
     ///
     /// # Errors

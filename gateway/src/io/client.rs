@@ -1,11 +1,14 @@
 //! The byte stream of a client's connection, below TLS: what the engine and the TLS library read and write.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::HeaderValue;
@@ -14,10 +17,14 @@ use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
 };
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 use super::http1::lending::Lending;
+use super::http2::streams::Held;
+use super::pressure::{Ladder, Pressure};
 use crate::observe::Cells;
 use crate::phase::Connection;
 use crate::phase::canonical::Refused;
@@ -33,12 +40,23 @@ pub struct ClientInfo {
     pub lending: Lending,
     /// Set where a request was refused before any phase ran.
     pub refusal: OnceLock<Refusal>,
+    /// Seconds for which the kernel lets the client take nothing, at least; it is the whole connection's.
+    pub user_timeout: Arc<AtomicU32>,
+    /// What the answer of the stream holds, on HTTP/2.
+    pub held: OnceLock<Arc<Held>>,
 }
 
 impl ClientInfo {
     /// Of a connection, or of one of its streams.
     pub fn new(connection: Connection, server_header: Option<HeaderValue>) -> Self {
-        ClientInfo { connection, server_header, lending: Lending::default(), refusal: OnceLock::new() }
+        ClientInfo {
+            connection,
+            server_header,
+            lending: Lending::default(),
+            refusal: OnceLock::new(),
+            user_timeout: Arc::default(),
+            held: OnceLock::new(),
+        }
     }
 }
 
@@ -51,9 +69,21 @@ pub struct Refusal {
     pub request_id: String,
 }
 
+/// Bytes that a connection may still send while the memory runs out: enough for a request, which is refused, or for the end of one.
+const LAST_BYTES: usize = 2048;
+
+/// How often a connection that has sent them looks whether there is memory again.
+const RETRY: Duration = Duration::from_millis(250);
+
 /// A client's TCP connection. Counts itself as open while it lives.
 #[derive(Debug)]
 pub struct ClientStream {
+    memory: Arc<Ladder>,
+    /// What is left of [`LAST_BYTES`].
+    last_bytes: usize,
+    retry: Option<Pin<Box<Sleep>>>,
+    /// Seconds that the kernel was told.
+    user_timeout: u32,
     tcp: TcpStream,
     digest: Arc<ProxyDigest>,
     socket: Arc<SocketDigest>,
@@ -72,11 +102,16 @@ impl ClientStream {
         connection: Connection,
         server_header: Option<HeaderValue>,
         cells: Arc<Cells>,
+        memory: Arc<Ladder>,
     ) -> pingora::Result<Self> {
         let info = Arc::new(ClientInfo::new(connection, server_header));
         let carrier = Box::new(ResponseHeader::build(200, Some(0))?);
         cells.opened(connection.scheme);
         Ok(ClientStream {
+            memory,
+            last_bytes: LAST_BYTES,
+            retry: None,
+            user_timeout: 0,
             socket: Arc::new(SocketDigest::from_raw_fd(tcp.as_raw_fd())),
             digest: Arc::new(ProxyDigest::new(carrier, Some(Box::new(info.clone())))),
             info,
@@ -110,13 +145,45 @@ impl Drop for ClientStream {
 }
 
 impl AsyncRead for ClientStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, buf)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while this.memory.pressure() == Pressure::Refusing {
+            if this.last_bytes > 0 {
+                return this.poll_last_bytes(cx, buf);
+            }
+            let retry = this.retry.get_or_insert_with(|| Box::pin(tokio::time::sleep(RETRY)));
+            ready!(retry.as_mut().poll(cx));
+            this.retry = None;
+        }
+        this.last_bytes = LAST_BYTES;
+        Pin::new(&mut this.tcp).poll_read(cx, buf)
+    }
+}
+
+impl ClientStream {
+    /// The kernel ends connections whose client is gone, or does not read, wherever the engine happens to be writing (tcp(7): unacknowledged
+    /// data, and data held back by a zero window).
+    fn tell_kernel(&mut self) {
+        let seconds = self.info.user_timeout.load(Ordering::Relaxed);
+        if seconds > self.user_timeout {
+            self.user_timeout = seconds;
+            // Without the option they live longer.
+            let _ = SockRef::from(&self.tcp).set_tcp_user_timeout(Some(Duration::from_secs(seconds.into())));
+        }
+    }
+
+    fn poll_last_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let mut part = (&mut self.tcp).take(self.last_bytes as u64);
+        ready!(Pin::new(&mut part).poll_read(cx, buf))?;
+        self.last_bytes -= buf.filled().len() - before;
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.tell_kernel();
         Pin::new(&mut self.tcp).poll_write(cx, data)
     }
 
@@ -133,6 +200,7 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.tell_kernel();
         Pin::new(&mut self.tcp).poll_write_vectored(cx, data)
     }
 

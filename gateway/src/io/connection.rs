@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pingora::protocols::tls::server::handshake_with_callback;
 use pingora::protocols::{ALPN, Stream};
 use pingora::proxy::HttpProxy;
-use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -16,6 +16,7 @@ use super::admission::Admitted;
 use super::client::{ClientInfo, ClientStream};
 use super::idle::IdleConnections;
 use super::proxy_protocol::{self, Failed};
+use super::turns::{Shed, Turns};
 use crate::lane::Gateway;
 use crate::observe::Cells;
 use crate::observe::cells::{Handshake, Rejection};
@@ -41,6 +42,8 @@ pub struct Serve {
     pub draining: watch::Receiver<bool>,
     /// This worker's connections that wait for a request.
     pub idle: IdleConnections,
+    /// The turns of this worker's handshakes.
+    pub turns: Turns,
 }
 
 impl Serve {
@@ -48,10 +51,6 @@ impl Serve {
     pub async fn connection(&self, scheme: Scheme, mut tcp: TcpStream, peer: SocketAddr, mut admitted: Admitted) {
         // Nagle's algorithm would hold small responses back; without the option they are only slower.
         let _ = tcp.set_nodelay(true);
-        // Ends connections whose client is gone, or does not read, wherever the engine happens to be writing (tcp(7):
-        // unacknowledged data, and data held back by a zero window). Without the option they live longer.
-        let stall = Duration::from_secs(self.shared.settings.timeouts.client_write.into());
-        let _ = SockRef::from(&tcp).set_tcp_user_timeout(Some(stall));
         // The peer may be gone already.
         let Ok(local) = tcp.local_addr() else { return };
         let mut connection = self.facts(scheme, peer, local);
@@ -67,14 +66,13 @@ impl Serve {
                 }
             }
         }
-        let Ok(client) = ClientStream::new(tcp, connection, self.shared.server_header.clone(), self.cells.clone())
-        else {
-            return;
-        };
+        let (server, memory) = (self.shared.server_header.clone(), self.shared.memory.clone());
+        let Ok(client) = ClientStream::new(tcp, connection, server, self.cells.clone(), memory) else { return };
         let info = client.info().clone();
+        info.user_timeout.store(self.shared.settings.timeouts.client_write, Ordering::Relaxed);
         match scheme {
             Scheme::Http => self.http1(Box::new(client), &info).await,
-            Scheme::Https => self.https(client, &info).await,
+            Scheme::Https => self.https(client, &info, &admitted).await,
         }
     }
 
@@ -114,7 +112,7 @@ impl Serve {
         Connection { port, https_port, trusted, ..connection }
     }
 
-    async fn https(&self, client: ClientStream, info: &Arc<ClientInfo>) {
+    async fn https(&self, client: ClientStream, info: &Arc<ClientInfo>, admitted: &Admitted) {
         let limit = Duration::from_secs(self.shared.settings.timeouts.handshake.into());
         match timeout(limit, first(&client)).await {
             Ok(First::Tls) => {}
@@ -125,14 +123,18 @@ impl Serve {
             }
             Err(_) => return self.cells.handshake(Handshake::TimedOut),
         }
-        let handshaken = timeout(limit, handshake_with_callback(&self.acceptor.context, client, &*self.certificates));
-        let stream = match handshaken.await {
+        if !admitted.may_shake_hands().await {
+            return self.cells.reject(Rejection::TooManyHandshakes);
+        }
+        let handshake = handshake_with_callback(&self.acceptor.context, client, &*self.certificates);
+        let stream = match timeout(limit, self.turns.take(handshake)).await {
             Err(_) => return self.cells.handshake(Handshake::TimedOut),
-            Ok(Err(error)) => {
+            Ok(Err(Shed)) => return self.cells.reject(Rejection::TooManyHandshakes),
+            Ok(Ok(Err(error))) => {
                 tracing::debug!(peer = %info.connection.peer, %error, "TLS handshake failed");
                 return self.cells.handshake(Handshake::Failed);
             }
-            Ok(Ok(stream)) => stream,
+            Ok(Ok(Ok(stream))) => stream,
         };
         let resumed = stream.ssl().session_reused();
         self.cells.handshake(if resumed { Handshake::Resumed } else { Handshake::Full });

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -14,7 +15,7 @@ pub struct IdleConnections {
 #[derive(Debug, Default)]
 struct Waiting {
     next: u64,
-    by_age: BTreeMap<u64, Arc<Notify>>,
+    by_age: BTreeMap<u64, (Instant, Arc<Notify>)>,
 }
 
 /// A connection that waits, until this is dropped.
@@ -31,14 +32,25 @@ impl IdleConnections {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let number = waiting.next;
         waiting.next += 1;
-        waiting.by_age.insert(number, told.clone());
+        waiting.by_age.insert(number, (Instant::now(), told.clone()));
         Idle { of: self, number, told }
     }
 
     /// Tells the connection that has waited longest to end; false: none waits.
     pub fn end_oldest(&self) -> bool {
         let oldest = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).by_age.pop_first();
-        oldest.inspect(|(_, told)| told.notify_one()).is_some()
+        oldest.inspect(|(_, (_, told))| told.notify_one()).is_some()
+    }
+
+    /// Tells those to end that have waited for so long.
+    pub fn end_after(&self, limit: Duration) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(longest) = waiting.by_age.first_entry() {
+            if longest.get().0.elapsed() < limit {
+                return;
+            }
+            longest.remove().1.notify_one();
+        }
     }
 }
 
@@ -71,5 +83,11 @@ mod tests {
         assert!(connections.end_oldest());
         second.told_to_end().await;
         assert!(!connections.end_oldest());
+        drop(second);
+        let third = connections.enter();
+        connections.end_after(Duration::from_secs(60));
+        assert_eq!(connections.waiting.lock().unwrap().by_age.len(), 1, "it has not waited for so long");
+        connections.end_after(Duration::ZERO);
+        third.told_to_end().await;
     }
 }

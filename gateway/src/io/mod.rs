@@ -12,7 +12,9 @@ pub mod http2;
 pub mod idle;
 pub mod incoming;
 pub mod listener;
+pub mod pressure;
 pub mod proxy_protocol;
+pub mod turns;
 pub mod worker;
 
 pub use client::ClientStream;

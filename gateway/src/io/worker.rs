@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,8 @@ use super::client::peer_ip;
 use super::connection::Serve;
 use super::idle::IdleConnections;
 use super::listener::Listeners;
+use super::pressure::{Pressure, SHORT_IDLE};
+use super::turns::Turns;
 use crate::lane::Gateway;
 use crate::observe::cells::Rejection;
 use crate::phase::Scheme;
@@ -77,7 +79,9 @@ async fn run(index: usize, blueprint: Blueprint, listeners: Listeners) {
         certificates: blueprint.certificates.clone(),
         draining: blueprint.draining.clone(),
         idle: IdleConnections::default(),
+        turns: Turns::default(),
     });
+    tokio::spawn(relieve(Arc::downgrade(&serve)));
     let mut loops = Vec::new();
     for (scheme, listener) in listeners.0 {
         loops.push(tokio::spawn(accept(scheme, listener, serve.clone(), blueprint.admission.clone())));
@@ -93,14 +97,35 @@ async fn run(index: usize, blueprint: Blueprint, listeners: Listeners) {
     std::future::pending::<()>().await;
 }
 
+/// How often connections that wait too long are looked for while memory runs short.
+const RELIEF: Duration = Duration::from_millis(250);
+
+/// Ends connections that only wait, while memory runs short.
+async fn relieve(serve: Weak<Serve>) {
+    let Some(mut pressure) = serve.upgrade().map(|serve| serve.shared.memory.subscribe()) else { return };
+    while let Ok(step) = pressure.wait_for(|step| *step >= Pressure::ShortIdle).await.map(|step| *step) {
+        let Some(serve) = serve.upgrade() else { return };
+        // Not at once: the first request of one that was only just accepted may be on its way.
+        serve.idle.end_after(if step == Pressure::ShortIdle { SHORT_IDLE } else { IDLE_GRACE });
+        drop(serve);
+        tokio::time::sleep(RELIEF).await;
+    }
+}
+
 async fn accept(scheme: Scheme, listener: TcpListener, serve: Arc<Serve>, admission: Arc<Admission>) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "listening socket cannot be used"),
     };
     let mut draining = serve.draining.clone();
+    let mut pressure = serve.shared.memory.subscribe();
     let mut closes_at = None;
     loop {
+        let next = async {
+            // The kernel queues them meanwhile.
+            let _ = pressure.wait_for(|step| *step < Pressure::Refusing).await;
+            listener.accept().await
+        };
         let accepted = match closes_at {
             None => tokio::select! {
                 biased;
@@ -108,7 +133,7 @@ async fn accept(scheme: Scheme, listener: TcpListener, serve: Arc<Serve>, admiss
                     closes_at = Some(Instant::now() + QUEUE_LIMIT);
                     continue;
                 }
-                accepted = listener.accept() => accepted,
+                accepted = next => accepted,
             },
             Some(deadline) if Instant::now() >= deadline => return,
             Some(_) => match accept_queued(&listener).await {

@@ -31,11 +31,7 @@ impl Gateway {
 
     /// Writes its line to the access log.
     pub(super) fn log(&self, session: &Session, ctx: &Ctx, status: u16, upstream: Option<SocketAddr>) {
-        let succeeded = matches!(
-            ctx.reason,
-            Reason::Upstream | Reason::StaticFile | Reason::NotModified | Reason::TlsRedirect | Reason::Healthy
-        );
-        if !self.shared.access_log.wants(succeeded && status < 500) {
+        if !self.shared.access_log.wants(ctx.reason, status) {
             return;
         }
         let request = session.req_header();

@@ -15,9 +15,11 @@ use pingora::{Error, ErrorSource, ErrorType};
 
 use super::general::{Ctx, Gateway};
 use crate::clock;
+use crate::io::http2::streams::Held;
 use crate::phase::Reason;
 use crate::upstream::connection::Connection;
 use crate::upstream::connection::exchange::Seen;
+use crate::upstream::connection::reading::Reading;
 use crate::upstream::pick::{self, MAX_TRIES, Tried};
 use crate::upstream::{BoundBackend, EndpointState};
 
@@ -116,17 +118,18 @@ impl Gateway {
         &self,
         endpoint: &EndpointState,
         backend: &BoundBackend,
-        fresh: bool,
-        most: Option<usize>,
+        ctx: &Ctx,
+        held: Option<Arc<Held>>,
         greeting: Option<Vec<u8>>,
     ) -> (Box<HttpPeer>, Arc<Seen>) {
         let timeouts = &self.shared.settings.timeouts;
         let mut peer = Box::new(HttpPeer::new(endpoint.address, false, String::new()));
         let limit = Duration::from_secs(timeouts.connect.into());
         let key = (backend.pool_group, endpoint.address);
-        let connection = Connection::new(self.pool.clone(), key, limit, self.shared.settings.times(), fresh)
-            .reading_at_most(most)
-            .greeting(greeting);
+        let reading = Reading { memory: self.shared.memory.clone(), held };
+        let connection =
+            Connection::new(self.pool.clone(), key, limit, self.times(ctx), reading, ctx.attempts.met_a_stale_one())
+                .greeting(greeting);
         let seen = connection.seen().clone();
         peer.options.custom_l4 = Some(Arc::new(connection));
         (peer, seen)

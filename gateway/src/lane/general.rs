@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -22,6 +23,7 @@ use super::{reply, view};
 use crate::clock;
 use crate::io::ClientStream;
 use crate::io::client::ClientInfo;
+use crate::io::pressure::Pressure;
 use crate::io::proxy_protocol;
 use crate::observe::Cells;
 use crate::phase::admit::{self, Verdict};
@@ -29,15 +31,16 @@ use crate::phase::canonical::{self, Canonical, Refused};
 use crate::phase::forward::{self, Forwarding};
 use crate::phase::respond::{self, Marks};
 use crate::phase::{Connection, Reason, Reply, RequestHead, Scheme, address};
-use crate::shared::{Shared, Stage};
+use crate::shared::Shared;
 use crate::upstream::connection::exchange::Seen;
+use crate::upstream::connection::patience::Times;
 use crate::upstream::connection::pool::Pool;
 use crate::upstream::{BoundBackend, EndpointState};
 use sluicegate_snapshot::Version as SnapshotVersion;
-use sluicegate_snapshot::model::Route;
+use sluicegate_snapshot::model::{Policy, Route};
 
-/// Bytes of an answer that go to an HTTP/2 client at a time: one DATA frame, for which the client has `timeouts.clientWrite`.
-const HTTP2_PIECE: usize = 16 * 1024;
+/// How long an HTTP/2 client has to take an answer of the gateway's own, which is short: it must not hold it with a window of zero.
+const OWN_ANSWER: Duration = Duration::from_secs(1);
 
 /// The engine's application of one worker.
 pub struct Gateway {
@@ -118,6 +121,10 @@ impl Gateway {
             let ready = self.shared.state.ready(self.shared.cells.len()).is_ok();
             return Some(if ready { Reason::Healthy } else { Reason::NotReady }.into());
         }
+        if self.shared.memory.pressure() == Pressure::Refusing {
+            ctx.canonical = Some(canonical);
+            return Some(Reason::MemoryExhausted.into());
+        }
         // Without any table 404 would be a lie.
         if !self.shared.state.has_table() {
             ctx.canonical = Some(canonical);
@@ -137,6 +144,28 @@ impl Gateway {
         }
     }
 
+    /// How long exchanges of the request wait.
+    pub(super) fn times(&self, ctx: &Ctx) -> Times {
+        let policy = ctx.route.as_ref().map(|route| &route.policy);
+        self.shared.settings.times(policy.unwrap_or(&Policy::default()))
+    }
+
+    /// What the route says otherwise than the settings about waiting for the client.
+    fn apply_policy(&self, session: &mut Session, ctx: &Ctx) {
+        let Some(policy) = ctx.route.as_ref().map(|route| &route.policy) else { return };
+        if let Some(seconds) = policy.stream_timeout {
+            session.set_read_timeout(Some(Duration::from_secs(seconds.into())));
+        }
+        let Some(seconds) = policy.client_write_timeout else { return };
+        if session.is_http2() {
+            session.set_write_timeout(Some(Duration::from_secs(seconds.into())));
+        }
+        if let Some(info) = &ctx.info {
+            info.lending.stall_after(seconds);
+            info.user_timeout.fetch_max(seconds, Ordering::Relaxed);
+        }
+    }
+
     /// What a connection to a backend with `sluicegate.dev/proxy-protocol` begins with.
     fn proxy_header(&self, request: &RequestHeader, ctx: &Ctx) -> Vec<u8> {
         let connection = Self::connection(ctx);
@@ -148,6 +177,9 @@ impl Gateway {
 
     async fn answer(&self, session: &mut Session, ctx: &mut Ctx, reply: &Reply, close: bool) -> pingora::Result<()> {
         ctx.reason = reply.reason;
+        if session.is_http2() && reply.content.is_none() {
+            session.set_write_timeout(Some(OWN_ANSWER));
+        }
         reply::take_body(session).await;
         let request = session.req_header();
         let response = respond::render(reply, &request.method, &request.headers, &ctx.request_id);
@@ -192,11 +224,11 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> pingora::Result<bool> {
         ctx.info = ClientStream::info_of(session.digest());
         let timeouts = &self.shared.settings.timeouts;
-        let draining = self.shared.state.stage() >= Stage::Draining;
+        let closing = self.shared.keeps_none();
         // The engine forgets the keep-alive time with every request.
         // ... but where the reader or the client has decided to close, that stands.
         let last = ctx.info.as_ref().is_some_and(|info| info.lending.is_last());
-        let kept = session.get_keepalive().is_some() && !draining && !last;
+        let kept = session.get_keepalive().is_some() && !closing && !last;
         session.set_keepalive(kept.then(|| timeouts.keep_alive.into()));
         // The last resort, for what is read after the backend has answered; before that the exchange is less patient.
         session.set_read_timeout(Some(Duration::from_secs(timeouts.stream.into())));
@@ -204,8 +236,11 @@ impl ProxyHttp for Gateway {
         let stall = Duration::from_secs(timeouts.client_write.into());
         let is_http2 = session.is_http2();
         session.set_write_timeout(is_http2.then_some(stall));
-        let Some(reply) = self.judge(session, ctx) else { return Ok(false) };
-        let close = ctx.refused.is_some() || draining;
+        let Some(reply) = self.judge(session, ctx) else {
+            self.apply_policy(session, ctx);
+            return Ok(false);
+        };
+        let close = ctx.refused.is_some() || closing || reply.reason == Reason::BodyTooLarge;
         // The client being gone is its own affair, and no error of the gateway's.
         self.answer(session, ctx, &reply, close).await.map_err(|error| error.into_down())?;
         Ok(true)
@@ -224,11 +259,11 @@ impl ProxyHttp for Gateway {
         ctx.load.get_or_insert_with(|| Load::begin(&self.cells, &backend.state)).go_to(&endpoint);
         ctx.upgrade = view::is_websocket(session.req_header());
         if ctx.upgrade {
-            session.set_read_timeout(Some(Duration::from_secs(self.shared.settings.timeouts.upgraded_idle.into())));
+            session.set_read_timeout(Some(self.times(ctx).upgraded));
         }
-        let most = session.is_http2().then_some(HTTP2_PIECE);
+        let held = ctx.info.as_ref().and_then(|info| info.held.get().cloned());
         let greeting = backend.proxy_protocol.then(|| self.proxy_header(session.req_header(), ctx));
-        let (peer, exchange) = self.peer(&endpoint, &backend, ctx.attempts.met_a_stale_one(), most, greeting);
+        let (peer, exchange) = self.peer(&endpoint, &backend, ctx, held, greeting);
         if let Some(info) = &ctx.info {
             info.lending.ask(exchange.clone());
         }
@@ -315,6 +350,23 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _: bool,
+        ctx: &mut Ctx,
+    ) -> pingora::Result<()> {
+        let limit = ctx.route.as_ref().map_or(0, |route| route.policy.body_limit);
+        // What is sent once more was counted when it was read.
+        if limit == 0 || session.body_bytes_read() as u64 <= limit {
+            return Ok(());
+        }
+        *body = None;
+        ctx.reason = Reason::BodyTooLarge;
+        Error::e_explain(ErrorType::HTTPStatus(ctx.reason.status()), ctx.reason.as_str())
+    }
+
     async fn response_filter(
         &self,
         session: &mut Session,
@@ -334,7 +386,7 @@ impl ProxyHttp for Gateway {
                 || session.req_header().method == Method::HEAD;
             ctx.upstream_head.get_or_insert_with(|| ctx.started.elapsed());
         }
-        if self.shared.state.stage() >= Stage::Draining && !response.headers.contains_key(UPGRADE) {
+        if self.shared.keeps_none() && !response.headers.contains_key(UPGRADE) {
             session.set_keepalive(None);
         }
         // HTTP/1.0 knows no chunks (RFC 9112, 6.1): such a body ends with the connection.
@@ -356,6 +408,9 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> pingora::Result<Option<Duration>> {
         ctx.passed |= end_of_stream;
+        if let Some(held) = ctx.info.as_ref().and_then(|info| info.held.get()) {
+            held.passed();
+        }
         Ok(None)
     }
 

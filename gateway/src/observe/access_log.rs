@@ -11,8 +11,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::clock;
-use crate::phase::Connection;
 use crate::phase::canonical::Refused;
+use crate::phase::{Connection, Reason};
 use crate::settings::AccessLogSettings;
 
 /// Lines that may wait for the writer.
@@ -126,7 +126,32 @@ const CLOSING_LIMIT: Duration = Duration::from_secs(2);
 pub struct AccessLog {
     sender: Option<SyncSender<Message>>,
     sample: f64,
+    per_reason: u32,
+    windows: Vec<Window>,
     lost: AtomicU64,
+}
+
+/// The lines of one reason in one second.
+#[derive(Debug, Default)]
+struct Window {
+    /// The second, above the number of lines in it.
+    current: AtomicU64,
+    suppressed: AtomicU64,
+}
+
+impl Window {
+    /// Counts a line in this second; false: there are as many as there may be.
+    fn admits(&self, second: u64, most: u32) -> bool {
+        let now = second << 32;
+        let next = |current: u64| if current & !0xffff_ffff == now { current + 1 } else { now + 1 };
+        let counted = self.current.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |current| Some(next(current)));
+        let count = counted.map_or(1, next) & 0xffff_ffff;
+        let admits = count <= u64::from(most);
+        if !admits {
+            self.suppressed.fetch_add(1, Ordering::Relaxed);
+        }
+        admits
+    }
 }
 
 impl AccessLog {
@@ -135,8 +160,15 @@ impl AccessLog {
     /// # Errors
     /// The file cannot be opened, or no thread can be started.
     pub fn open(settings: &AccessLogSettings) -> io::Result<Self> {
+        let log = AccessLog {
+            sender: None,
+            sample: settings.sample,
+            per_reason: settings.per_reason,
+            windows: Reason::ALL.iter().map(|_| Window::default()).collect(),
+            lost: AtomicU64::new(0),
+        };
         if !settings.enabled {
-            return Ok(AccessLog { sender: None, sample: 0.0, lost: AtomicU64::new(0) });
+            return Ok(log);
         }
         let output = Output::open(settings.path.as_ref())?;
         let (sender, receiver) = sync_channel(QUEUE);
@@ -144,12 +176,29 @@ impl AccessLog {
         std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || write_lines(output, &receiver, path.as_ref()))?;
-        Ok(AccessLog { sender: Some(sender), sample: settings.sample, lost: AtomicU64::new(0) })
+        Ok(AccessLog { sender: Some(sender), ..log })
     }
 
-    /// Whether a request is to be logged. What did not simply succeed always is.
-    pub fn wants(&self, succeeded: bool) -> bool {
-        self.sender.is_some() && (!succeeded || self.sample >= 1.0 || rand::random::<f64>() < self.sample)
+    /// Whether a request is to be logged. What did not simply succeed always is, up to so many lines a second for each reason: whoever is
+    /// refused often must not fill the disk.
+    pub fn wants(&self, reason: Reason, status: u16) -> bool {
+        if self.sender.is_none() {
+            return false;
+        }
+        let served = matches!(
+            reason,
+            Reason::Upstream | Reason::StaticFile | Reason::NotModified | Reason::TlsRedirect | Reason::Healthy
+        );
+        if served {
+            return status >= 500 || self.sample >= 1.0 || rand::random::<f64>() < self.sample;
+        }
+        self.per_reason == 0 || self.windows[reason as usize].admits(clock::now_ms() / 1000, self.per_reason)
+    }
+
+    /// Lines that were not written because of how many others there were, by reason.
+    pub fn suppressed(&self) -> impl Iterator<Item = (Reason, u64)> {
+        let counts = self.windows.iter().map(|window| window.suppressed.load(Ordering::Relaxed));
+        Reason::ALL.iter().copied().zip(counts).filter(|(_, count)| *count > 0)
     }
 
     /// Writes a line, or counts it as lost.

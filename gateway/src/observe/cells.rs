@@ -141,6 +141,10 @@ pub enum Rejection {
     TooManyConnections,
     /// The client's network has as many as it may have.
     TooManyOfNetwork,
+    /// More new ones a second than there may be.
+    TooManyNewConnections,
+    /// More TLS handshakes than may be made, or can be computed.
+    TooManyHandshakes,
     /// A proxy whose connections begin with a PROXY header sent none, or a malformed one.
     MalformedProxyHeader,
     /// Plain HTTP on the TLS port.
@@ -157,7 +161,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// All with their label.
-    pub const ALL: [(Rejection, &'static str); 14] = [
+    pub const ALL: [(Rejection, &'static str); 16] = [
         (Rejection::MalformedHead, "MalformedHead"),
         (Rejection::HeadTooLarge, "HeadTooLarge"),
         (Rejection::TargetTooLong, "TargetTooLong"),
@@ -166,6 +170,8 @@ impl Rejection {
         (Rejection::AcceptFailed, "AcceptFailed"),
         (Rejection::TooManyConnections, "TooManyConnections"),
         (Rejection::TooManyOfNetwork, "TooManyOfNetwork"),
+        (Rejection::TooManyNewConnections, "TooManyNewConnections"),
+        (Rejection::TooManyHandshakes, "TooManyHandshakes"),
         (Rejection::MalformedProxyHeader, "MalformedProxyHeader"),
         (Rejection::PlainOnTls, "PlainOnTls"),
         (Rejection::MalformedStream, "MalformedStream"),

@@ -42,7 +42,8 @@ impl Collector for GatewayCollector {
         let mut families = vec![requests(&sum, self.shared.settings.metrics_per_route)];
         families.extend(durations(&sum));
         families.extend(self.connections());
-        families.push(self.access_log());
+        families.extend(self.access_log());
+        families.extend(self.memory());
         families.extend(self.upstream());
         families.extend(self.table());
         if !self.shared.settings.controllers.is_empty() {
@@ -86,11 +87,29 @@ impl GatewayCollector {
         vec![open, accepted, handshakes, rejected]
     }
 
-    fn access_log(&self) -> MetricFamily {
+    fn access_log(&self) -> Vec<MetricFamily> {
         let help = "Lines of the access log that were lost because they could not be written fast enough.";
         let mut lost = family("sluicegate_access_log_lost_total", help, MetricType::COUNTER);
         counter(&mut lost, &[], self.shared.access_log.lost());
-        lost
+        let help = "Lines of the access log that were left out, since there were too many of their reason in a second.";
+        let mut suppressed = family("sluicegate_access_log_suppressed_total", help, MetricType::COUNTER);
+        for (reason, count) in self.shared.access_log.suppressed() {
+            counter(&mut suppressed, &[("reason", reason.as_str())], count);
+        }
+        vec![lost, suppressed]
+    }
+
+    fn memory(&self) -> Vec<MetricFamily> {
+        let memory = &self.shared.memory;
+        let mut used = family("sluicegate_memory_used_bytes", "Memory that is in use.", MetricType::GAUGE);
+        gauge(&mut used, &[], memory.used() as f64);
+        let mut limit = family("sluicegate_memory_limit_bytes", "Memory that may be used.", MetricType::GAUGE);
+        gauge(&mut limit, &[], memory.limit() as f64);
+        let help =
+            "How short memory is: 0 enough, 1 idle connections end soon, 2 none is kept, 3 requests are refused.";
+        let mut pressure = family("sluicegate_memory_pressure", help, MetricType::GAUGE);
+        gauge(&mut pressure, &[], f64::from(memory.pressure() as u8));
+        vec![used, limit, pressure]
     }
 
     fn upstream(&self) -> Vec<MetricFamily> {

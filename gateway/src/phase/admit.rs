@@ -77,11 +77,21 @@ fn follow(table: &Table, route: &Route, head: &RequestHead<'_>, canonical: &Cano
             None => Reason::ServiceNotFound,
             Some(backend) => match backend.unavailable {
                 Some(why) => why.map_or(Reason::BackendInvalid, unavailable),
+                None if is_too_large(route, head) => Reason::BodyTooLarge,
                 None => return Verdict::Forward(backend.clone()),
             },
         },
     };
     Verdict::Reply(reason.into())
+}
+
+/// By what the request says of its body; of one in chunks nothing is known yet.
+fn is_too_large(route: &Route, head: &RequestHead<'_>) -> bool {
+    let limit = route.policy.body_limit;
+    let length = head.headers.get(http::header::CONTENT_LENGTH);
+    // One that does not fit a number is larger than any limit.
+    let length = length.map(|length| length.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX));
+    limit > 0 && length.is_some_and(|length| length > limit)
 }
 
 const fn refused(refusal: Refusal) -> Reason {

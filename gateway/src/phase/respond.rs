@@ -83,6 +83,9 @@ pub fn render(reply: &Reply, method: &Method, headers: &HeaderMap, request_id: &
             if *method == Method::CONNECT { "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS" } else { "GET, HEAD" };
         set(http::header::ALLOW, allowed);
     }
+    if reply.reason == Reason::MemoryExhausted {
+        set(http::header::RETRY_AFTER, "1");
+    }
     let mut content_length = Some(body.len());
     if reply.reason == Reason::NotModified {
         (body, content_length) = (Bytes::new(), None);

@@ -63,6 +63,8 @@ pub struct Settings {
     pub ssl_redirect: bool,
     /// Answer 400 to paths with `%2F` or `%5C`.
     pub reject_encoded_slashes: bool,
+    /// Bytes of a request's body; 0: however many. Classes and Ingresses may say otherwise.
+    pub body_limit: u64,
     /// Networks whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Networks, of `trustedProxies`, whose connections begin with a PROXY header.
@@ -113,11 +115,13 @@ pub struct AccessLogSettings {
     pub path: Option<PathBuf>,
     /// Share of requests that are logged, 0 to 1. Requests with a reason other than success are always logged.
     pub sample: f64,
+    /// Lines a second for each reason other than success; 0: however many.
+    pub per_reason: u32,
 }
 
 impl Default for AccessLogSettings {
     fn default() -> Self {
-        AccessLogSettings { enabled: true, path: None, sample: 1.0 }
+        AccessLogSettings { enabled: true, path: None, sample: 1.0, per_reason: 100 }
     }
 }
 
@@ -135,6 +139,8 @@ pub struct TimeoutSettings {
     pub keep_alive: u32,
     /// The same for connections of `trustedProxies`, which use them again after longer.
     pub keep_alive_trusted: u32,
+    /// Age at which a client's connection ends gracefully; 0: none.
+    pub connection_age: u32,
     /// In which a client has to send `limits.bodyRate` bytes a second of a request's body, until the answer has begun.
     pub body: u32,
     /// For the client to take anything of an answer.
@@ -159,6 +165,7 @@ impl Default for TimeoutSettings {
             head: 10,
             keep_alive: 75,
             keep_alive_trusted: 620,
+            connection_age: 0,
             body: 30,
             client_write: 30,
             connect: 5,
@@ -197,6 +204,7 @@ impl Default for Settings {
             default_backend: None,
             ssl_redirect: true,
             reject_encoded_slashes: false,
+            body_limit: 0,
             trusted_proxies: Vec::new(),
             proxy_protocol: Vec::new(),
             traffic_health_path: None,
@@ -259,6 +267,9 @@ impl SettingsFile for Settings {
         ];
         if timeouts.iter().any(|seconds| !(1..=86_400).contains(seconds)) {
             return wrong("timeouts: each must be from 1 to 86400 seconds");
+        }
+        if t.connection_age > 30 * 86_400 {
+            return wrong("timeouts.connectionAge: must be from 0 (none) to 2592000 seconds");
         }
         if !self.manifests.is_empty() && !self.controllers.is_empty() {
             return wrong("manifests and controllers are both given: a gateway has one source");

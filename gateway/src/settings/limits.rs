@@ -25,6 +25,12 @@ pub struct LimitSettings {
     pub connections: Option<usize>,
     /// Connections of one client network; 0: however many.
     pub connections_per_network: usize,
+    /// New connections a second, in all; 0: however many.
+    pub new_connections: u32,
+    /// TLS handshakes a second, in all; 0: as many as can be computed.
+    pub handshakes: u32,
+    /// Bytes of memory. Absent: what the control group or the machine has.
+    pub memory: Option<u64>,
 }
 
 impl Default for LimitSettings {
@@ -39,6 +45,9 @@ impl Default for LimitSettings {
             requests_per_connection: 10_000,
             connections: None,
             connections_per_network: 0,
+            new_connections: 0,
+            handshakes: 0,
+            memory: None,
         }
     }
 }
@@ -62,6 +71,9 @@ impl LimitSettings {
             ("requestsPerConnection", self.requests_per_connection, 1..=1 << 40),
             ("connections", self.connections.unwrap_or(1), 1..=10_000_000),
             ("connectionsPerNetwork", self.connections_per_network, 0..=10_000_000),
+            ("newConnections", self.new_connections as usize, 0..=10_000_000),
+            ("handshakes", self.handshakes as usize, 0..=10_000_000),
+            ("memory", self.memory.map_or(1 << 30, |bytes| bytes as usize), 16 << 20..=1 << 50),
         ];
         match ranges.iter().find(|(_, value, range)| !range.contains(value)) {
             Some((name, _, range)) => {

@@ -13,8 +13,8 @@ pub use sluicegate_process::settings::{SettingsFile, read};
 pub use sluicegate_process::{LogFormat, LogSettings, SettingsError};
 
 use sluicegate_snapshot::compile::PublishAddress;
-use sluicegate_snapshot::model::Reach;
-use sluicegate_snapshot::settings::{ClassSettings, HostPolicy};
+use sluicegate_snapshot::model::{Policy, Reach};
+use sluicegate_snapshot::settings::HostPolicy;
 use sluicegate_snapshot::wire::MAX_ADDRESSES;
 use sluicegate_snapshot::{BackendKey, Mode, ObjectKey};
 
@@ -57,14 +57,21 @@ impl Settings {
         Duration::from_secs(seconds.into())
     }
 
-    /// How long an exchange with an endpoint waits.
-    pub fn times(&self) -> Times {
+    /// How old a client's connection becomes: less by up to a tenth, so that those which began together do not end together. `None`: there
+    /// is no limit.
+    pub fn connection_age(&self) -> Option<Duration> {
+        let seconds = f64::from(self.timeouts.connection_age);
+        (seconds > 0.0).then(|| Duration::from_secs_f64(seconds * rand::random_range(0.9..=1.0)))
+    }
+
+    /// How long an exchange with an endpoint waits, for a route.
+    pub fn times(&self, policy: &Policy) -> Times {
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         let t = &self.timeouts;
         Times {
             answer: seconds(t.upstream_read),
-            stream: seconds(t.stream),
-            upgraded: seconds(t.upgraded_idle),
+            stream: seconds(policy.stream_timeout.unwrap_or(t.stream)),
+            upgraded: seconds(policy.upgraded_idle_timeout.unwrap_or(t.upgraded_idle)),
             window: seconds(t.body),
             rate: self.limits.body_rate as u64,
         }
@@ -166,10 +173,11 @@ impl Settings {
             host_records: None,
             reach: Reach::default(),
             guarded: false,
-            defaults: ClassSettings {
+            defaults: Policy {
                 ssl_redirect: self.ssl_redirect,
                 reject_encoded_slashes: self.reject_encoded_slashes,
-                ..ClassSettings::default()
+                body_limit: self.body_limit,
+                ..Policy::default()
             },
         })
     }

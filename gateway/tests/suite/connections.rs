@@ -10,8 +10,8 @@ use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
 use crate::backends::{Scripted, echo, everything_to};
-use crate::client::{self, Connection};
-use crate::harness::{PATIENCE, Start};
+use crate::client::{self, Connection, Tls};
+use crate::harness::{PATIENCE, Start, eventually};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
@@ -201,4 +201,67 @@ fn a_refusal_arrives_at_a_client_that_sends_everything_before_it_reads() {
         connection.send([b'x'; 100_000]);
     }
     assert_eq!(connection.read(false).status, 400, "a reset has not overtaken it");
+}
+
+#[test]
+fn new_connections_have_a_rate() {
+    let gateway = Start::with(&everything_to(&[echo()]))
+        .set("workers", 1.into())
+        .set("limits", json!({"newConnections": 3}))
+        .ready();
+    let mut connections: Vec<Connection> = (0..6).map(|_| client::connect(gateway.http)).collect();
+    let served = connections.iter_mut().filter_map(|connection| {
+        // One that was closed may be noticed here, or when it is read.
+        connection.stream.write_all(GET.as_bytes()).ok()?;
+        let mut byte = [0];
+        matches!(connection.stream.read(&mut byte), Ok(1)).then_some(())
+    });
+    assert_eq!(served.count(), 3, "as many at once as there may be in a second");
+    gateway.wait_metric("sluicegate_rejected_total", &["TooManyNewConnections"], 3.0);
+    eventually("room for the next", || {
+        let mut next = client::connect(gateway.http);
+        let sent = next.stream.write_all(GET.as_bytes()).is_ok();
+        (sent && matches!(next.stream.read(&mut [0]), Ok(1))).then_some(())
+    });
+}
+
+#[test]
+fn handshakes_have_a_rate_and_wait_a_second_for_it() {
+    let gateway =
+        Start::with(&everything_to(&[echo()])).set("workers", 1.into()).set("limits", json!({"handshakes": 2})).ready();
+    let handshake = || Tls::new().try_connect(gateway.https, Some("a.test")).is_ok();
+    let all: Vec<bool> = std::thread::scope(|scope| {
+        let tries: Vec<_> = (0..12).map(|_| scope.spawn(handshake)).collect();
+        tries.into_iter().map(|each| each.join().unwrap()).collect()
+    });
+    let made = all.iter().filter(|made| **made).count();
+    // Two at once, and about two more within the second that the others wait.
+    assert!((3..=6).contains(&made), "{made}");
+    gateway.wait_metric("sluicegate_rejected_total", &["TooManyHandshakes"], (12 - made) as f64);
+    // Plain HTTP has nothing to do with it.
+    assert_eq!(gateway.get("a.test", "/").status, 200);
+}
+
+#[test]
+fn a_connection_ends_gracefully_when_it_is_old() {
+    let gateway = Start::with(&everything_to(&[echo()])).set("timeouts", json!({"connectionAge": 2})).ready();
+    let mut connection = client::connect(gateway.http);
+    let begun = Instant::now();
+    let mut served = 0;
+    loop {
+        let answer = connection.request("GET", "a.test", "/", &[]);
+        assert_eq!(answer.status, 200);
+        served += 1;
+        if answer.header("connection") == Some("close") {
+            break;
+        }
+    }
+    assert!(connection.is_closed() && served > 10);
+    assert!((1.7..3.0).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
+    // One that only waits is closed as any other that has waited long enough.
+    let begun = Instant::now();
+    let mut connection = client::connect(gateway.http);
+    assert_eq!(connection.request("GET", "a.test", "/", &[]).status, 200);
+    assert!(connection.is_closed());
+    assert!((1.7..4.0).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
 }

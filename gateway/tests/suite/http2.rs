@@ -177,7 +177,7 @@ fn requests_that_hold_much_at_a_time_are_refused() {
     let refused = raw.until(|frame| frame.kind == RST_STREAM).unwrap();
     assert_eq!(refused.code(), 7, "REFUSED_STREAM, which a client may send again");
     assert!(refused.stream > 20, "{refused:?}");
-    gateway.wait_metric("sluicegate_rejected_total", &["RequestsTooLarge"], 29.0);
+    gateway.wait_metric("sluicegate_rejected_total", &["RequestsTooLarge"], 30.0);
 }
 
 #[test]
@@ -308,4 +308,20 @@ fn a_body_that_nobody_needs_any_more_is_not_waited_for() {
     let begun = Instant::now();
     gateway.wait_metric("sluicegate_upstream_inflight", &[], 0.0);
     assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn an_error_cannot_be_pinned_by_a_window_of_zero() {
+    let gateway = Start::with(&everything_to(&[echo()])).set("workers", 1.into()).ready();
+    let mut raw = Raw::connect(&gateway, &[(4, 0)]);
+    // A path that no request may have: an answer of the gateway's own.
+    raw.head(1, END_STREAM, &request(b"GET", b"/%zz", &[]));
+    let begun = Instant::now();
+    let reset = raw.until(|frame| frame.kind == RST_STREAM).unwrap();
+    assert_eq!(reset.stream, 1);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // The connection goes on.
+    raw.send(SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255]);
+    raw.head(3, END_STREAM, &request(b"GET", b"/", &[]));
+    assert!(raw.until(|frame| frame.stream == 3 && frame.kind == HEADERS).is_some());
 }

@@ -144,6 +144,27 @@ fn access_log_lines_tell_the_whole_story() {
 }
 
 #[test]
+fn lines_of_each_reason_are_bounded_and_what_is_refused_is_counted_exactly() {
+    let gateway = Start::with(&everything_to(&[echo()]))
+        .set("workers", 1.into())
+        .set("accessLog", json!({"perReason": 10}))
+        .ready();
+    let refused = 300;
+    for _ in 0..refused {
+        assert_eq!(client::raw(gateway.http, "GET / HTTP/1.1\r\nHost: a b\r\n\r\n").status, 400);
+        assert_eq!(gateway.get("a.test", "/").status, 200);
+    }
+    gateway.wait_metric("sluicegate_requests_total", &["BadRequest"], f64::from(refused));
+    gateway.wait_metric("sluicegate_rejected_total", &["MalformedHead"], f64::from(refused));
+    let suppressed = gateway.metric("sluicegate_access_log_suppressed_total", &["reason=\"BadRequest\""]);
+    let lines = |status: &str| gateway.access_log().iter().filter(|line| line.contains(status)).count();
+    let served = eventually("the lines of what was served", || (lines("\"status\":200") == 300).then_some(300));
+    let (written, seconds) = (lines("\"status\":400"), suppressed);
+    assert_eq!(written as f64 + seconds, f64::from(refused), "each line is there, or counted");
+    assert!(written < 150 && served == 300, "{written} lines of refusals");
+}
+
+#[test]
 fn the_access_log_can_be_off_sampled_or_a_file() {
     let backend = echo();
     let off = Start::with(&everything_to(&[backend])).set("accessLog", json!({"enabled": false})).ready();

@@ -6,15 +6,13 @@ use std::sync::Arc;
 use super::class::Membership;
 use super::store::Store;
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
-use crate::facts::{
-    BackendFacts, CANARY, CertificateFacts, IngressFacts, NGINX_PREFIX, PathFacts, SslRedirect, TlsFacts,
-};
+use crate::facts::{BackendFacts, CANARY, CertificateFacts, IngressFacts, NGINX_PREFIX, PathFacts, TlsFacts};
 use crate::key::{
     BackendKey, HostPattern, Kind, ObjectKey, ObjectRef, ServicePort, is_object_name, is_port_name, parent_of,
 };
 use crate::model::{PathType, Policy, Refusal, Route, SetBy, Target, match_path};
 use crate::path;
-use crate::settings::{ClassSettings, SSL_REDIRECT};
+use crate::setting;
 
 /// A path of a rule, ready to compete for its host.
 #[derive(Debug, Clone, PartialEq)]
@@ -164,18 +162,21 @@ impl Claims {
         self.diagnostics.push(Diagnostic::new(object.clone(), reason, field, message));
     }
 
-    fn read_policy(&mut self, ingress: &IngressFacts, settings: &ClassSettings, object: &ObjectRef) {
-        self.policy = settings.policy();
-        match ingress.ssl_redirect {
-            SslRedirect::Set(value) => {
-                self.policy.ssl_redirect = value;
-                self.policy.set_by.insert(Arc::from(SSL_REDIRECT), SetBy::Annotation);
-            }
-            SslRedirect::Unset => {}
-            SslRedirect::Unreadable => {
-                let field = "metadata.annotations[nginx.ingress.kubernetes.io/ssl-redirect]";
-                let message = "expected \"true\" or \"false\"; the class' setting is used";
-                self.report(object, DiagnosticReason::AnnotationInvalid, field, message);
+    fn read_policy(&mut self, ingress: &IngressFacts, settings: &Policy, object: &ObjectRef) {
+        self.policy = settings.clone();
+        for setting in &setting::ALL {
+            let Some(name) = setting.annotation else { continue };
+            let Some((_, value)) = ingress.settings.iter().find(|(annotation, _)| *annotation == name) else {
+                continue;
+            };
+            if setting.set(&mut self.policy, value, SetBy::Annotation).is_none() {
+                let message = format!("expected {}; the class' setting is used", setting.expected);
+                self.report(
+                    object,
+                    DiagnosticReason::AnnotationInvalid,
+                    format!("metadata.annotations[{name}]"),
+                    message,
+                );
             }
         }
     }

@@ -8,8 +8,8 @@ use super::store::Store;
 use crate::diagnostic::{Diagnostic, DiagnosticReason};
 use crate::facts::{ClassFacts, IngressFacts};
 use crate::key::{Kind, ObjectKey, ObjectRef};
-use crate::model::SetBy;
-use crate::settings::{ClassSettings, Mode, SettingProblem, Settings};
+use crate::model::{Policy, SetBy};
+use crate::settings::{Mode, SettingProblem, Settings, overlaid};
 
 /// What an Ingress says about its class. Ingresses are indexed by it, so that a class edit finds them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,14 +43,14 @@ pub struct Class {
     /// Its age.
     pub created: i64,
     /// Settings of `spec.parameters` over the global ones.
-    pub settings: ClassSettings,
+    pub settings: Policy,
 }
 
 /// All classes, and the global settings below them. Few and small, so they are recomputed together.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Classes {
     /// Settings where no class says more: the defaults with the configured ConfigMap over them.
-    pub global: ClassSettings,
+    pub global: Policy,
     /// By name.
     pub by_name: BTreeMap<Arc<str>, Class>,
 }
@@ -59,7 +59,7 @@ pub struct Classes {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Membership {
     /// Ours, with the class' name (empty: none) and settings.
-    Ours { class: Arc<str>, settings: ClassSettings },
+    Ours { class: Arc<str>, settings: Policy },
     /// Somebody else's.
     Foreign,
     /// It names a class that does not exist.
@@ -72,7 +72,7 @@ impl Classes {
         let mut diagnostics = Vec::new();
         let global = match settings.config_map.as_ref().and_then(|key| store.config_maps.get(key)) {
             Some(config_map) => {
-                let (merged, problems) = settings.defaults.overlaid(&config_map.data, SetBy::ConfigMap);
+                let (merged, problems) = overlaid(&settings.defaults, &config_map.data, SetBy::ConfigMap);
                 report(&problems, &config_map.key, &mut diagnostics);
                 merged
             }
@@ -155,12 +155,7 @@ impl Classes {
     }
 }
 
-fn with_parameters(
-    facts: &ClassFacts,
-    global: &ClassSettings,
-    store: &Store,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> ClassSettings {
+fn with_parameters(facts: &ClassFacts, global: &Policy, store: &Store, diagnostics: &mut Vec<Diagnostic>) -> Policy {
     let Some(parameters) = &facts.parameters else { return global.clone() };
     let object = ObjectRef::new(Kind::IngressClass, &facts.key);
     let mut refuse = |field: &str, message: &str| {
@@ -191,7 +186,7 @@ fn with_parameters(
         diagnostics.extend(diagnostic);
         return global.clone();
     };
-    let (settings, problems) = global.overlaid(&config_map.data, SetBy::Class);
+    let (settings, problems) = overlaid(global, &config_map.data, SetBy::Class);
     report(&problems, &key, diagnostics);
     settings
 }

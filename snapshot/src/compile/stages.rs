@@ -102,7 +102,7 @@ impl World {
         let refused = refused.iter().map(|claims| owner::refuse_catch_all(&title, claims));
         let diagnostics = losers.filter_map(conflict).chain(refused).collect();
         self.diagnose(Origin::CatchAlls, diagnostics, diagnosed);
-        let policy = self.classes.global.policy();
+        let policy = self.classes.global.clone();
         let default_backend = self.settings.default_backend.as_ref().map(|key| {
             Arc::new(Route {
                 ingress: None,

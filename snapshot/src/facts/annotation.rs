@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::model::{HealthCheck, HealthProbe};
-use crate::settings::parse_bool;
 
 /// Prefix of ingress-nginx's annotations.
 pub const NGINX_PREFIX: &str = "nginx.ingress.kubernetes.io/";
@@ -29,9 +28,6 @@ pub fn is_access_rule(name: &str, value: &str) -> bool {
         || (name.ends_with("-snippet") && SNIPPET_LOCKS.iter().any(|lock| value.contains(lock)))
 }
 
-/// On an Ingress: whether plain HTTP is redirected to https (ingress-nginx, default true).
-pub const SSL_REDIRECT: &str = "nginx.ingress.kubernetes.io/ssl-redirect";
-
 /// On an Ingress: whether it only takes a share of another one's requests (ingress-nginx).
 pub const CANARY: &str = "nginx.ingress.kubernetes.io/canary";
 
@@ -46,27 +42,6 @@ pub const PROXY_PROTOCOL: &str = "sluicegate.dev/proxy-protocol";
 
 /// On a ConfigMap (label): it may be served as static content in cluster mode.
 pub const PUBLISH: &str = "sluicegate.dev/publish";
-
-/// Value of `nginx.ingress.kubernetes.io/ssl-redirect`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SslRedirect {
-    /// Not set: the class decides.
-    Unset,
-    /// Set.
-    Set(bool),
-    /// Set to something that is no boolean: reported, and the class decides.
-    Unreadable,
-}
-
-impl SslRedirect {
-    pub(super) fn read(value: Option<&str>) -> Self {
-        match value.map(parse_bool) {
-            None => SslRedirect::Unset,
-            Some(Some(value)) => SslRedirect::Set(value),
-            Some(None) => SslRedirect::Unreadable,
-        }
-    }
-}
 
 /// Reads `sluicegate.dev/health-check`: `tcp` or `http`, then `key=value` pairs separated by blanks: `path` (http only,
 /// default `/`), `host` (http only), `interval` (default 10s), `timeout` (default 2s), `healthy` (2), `unhealthy` (3).

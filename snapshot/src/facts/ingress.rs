@@ -5,10 +5,10 @@ use std::sync::Arc;
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::annotation::{CANARY, NGINX_PREFIX, SSL_REDIRECT, SslRedirect, is_access_rule};
+use super::annotation::{CANARY, NGINX_PREFIX, is_access_rule};
 use super::{annotation_value, created, namespaced};
 use crate::key::ObjectKey;
-use crate::settings::parse_bool;
+use crate::setting::{self, Setting, parse_bool};
 
 /// `backend` or `defaultBackend`, as written.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,8 +86,8 @@ pub struct IngressFacts {
     pub class_name: Option<Arc<str>>,
     /// Annotation `kubernetes.io/ingress.class`.
     pub class_annotation: Option<Arc<str>>,
-    /// Annotation `nginx.ingress.kubernetes.io/ssl-redirect`.
-    pub ssl_redirect: SslRedirect,
+    /// Annotations that set something ([`setting::ALL`]): name of the annotation, and value.
+    pub settings: Vec<(&'static str, Arc<str>)>,
     /// Annotations of ingress-nginx that are not read.
     pub unread_annotations: Vec<UnreadAnnotation>,
     /// Annotation `nginx.ingress.kubernetes.io/canary` is true.
@@ -109,7 +109,7 @@ pub fn facts(ingress: &Ingress) -> IngressFacts {
         created: created(meta),
         class_name: spec.ingress_class_name.filter(|name| !name.is_empty()).map(Arc::from),
         class_annotation: annotation_value(meta, "kubernetes.io/ingress.class").map(Arc::from),
-        ssl_redirect: SslRedirect::read(annotation_value(meta, SSL_REDIRECT)),
+        settings: settings(meta),
         unread_annotations: unread_annotations(meta),
         canary: annotation_value(meta, CANARY).and_then(parse_bool) == Some(true),
         default_backend: spec.default_backend.as_ref().map(backend),
@@ -134,12 +134,16 @@ pub fn facts(ingress: &Ingress) -> IngressFacts {
     }
 }
 
+fn settings(meta: &ObjectMeta) -> Vec<(&'static str, Arc<str>)> {
+    let annotations = setting::ALL.iter().filter_map(|setting| setting.annotation);
+    annotations.filter_map(|name| Some((name, annotation_value(meta, name)?.into()))).collect()
+}
+
 /// Annotations of ingress-nginx but those that are read.
 fn unread_annotations(meta: &ObjectMeta) -> Vec<UnreadAnnotation> {
-    let read = [SSL_REDIRECT, CANARY];
-    let annotations = meta.annotations.iter().flatten().filter(|(key, _)| !read.contains(&key.as_str()));
+    let annotations = meta.annotations.iter().flatten().filter(|(key, _)| key.as_str() != CANARY);
     let unread = annotations.filter_map(|(key, value)| {
-        let name = key.strip_prefix(NGINX_PREFIX)?;
+        let name = key.strip_prefix(NGINX_PREFIX).filter(|name| !Setting::is_nginx_annotation(name))?;
         Some(UnreadAnnotation { name: name.into(), is_access_rule: is_access_rule(name, value) })
     });
     unread.collect()

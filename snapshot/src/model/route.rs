@@ -94,6 +94,18 @@ pub struct Policy {
     pub ssl_redirect: bool,
     /// A path with `%2F` or `%5C` is refused with 400 (`rejectEncodedSlashes`).
     pub reject_encoded_slashes: bool,
+    /// Most bytes of a request's body (`nginx.ingress.kubernetes.io/proxy-body-size`, `bodyLimit`); 0: however many. More is answered with 413.
+    #[serde(skip_serializing_if = "is_default")]
+    pub body_limit: u64,
+    /// Seconds without a byte either way once an answer has begun (`sluicegate.dev/stream-timeout`); absent: the gateway's `timeouts.stream`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub stream_timeout: Option<u32>,
+    /// Seconds for the client to take anything of an answer (`sluicegate.dev/client-write-timeout`); absent: `timeouts.clientWrite`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub client_write_timeout: Option<u32>,
+    /// Seconds without a byte on an upgraded connection (`sluicegate.dev/upgraded-idle-timeout`); absent: `timeouts.upgradedIdle`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub upgraded_idle_timeout: Option<u32>,
     /// Where the values come from, for `explain`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub set_by: Sources,
@@ -101,8 +113,20 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Policy { ssl_redirect: true, reject_encoded_slashes: false, set_by: Sources::new() }
+        Policy {
+            ssl_redirect: true,
+            reject_encoded_slashes: false,
+            body_limit: 0,
+            stream_timeout: None,
+            client_write_timeout: None,
+            upgraded_idle_timeout: None,
+            set_by: Sources::new(),
+        }
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// One path of one rule of one Ingress, or a default backend.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use sluicegate_snapshot::facts::record_of;
-use sluicegate_snapshot::settings::{AllowedHosts, ClassSettings, HostPolicy};
+use sluicegate_snapshot::model::Policy;
+use sluicegate_snapshot::settings::{AllowedHosts, HostPolicy};
 use sluicegate_snapshot::{HostPattern, Mode, Object, ObjectKey, Settings};
 
 /// What the names of the ConfigMaps begin with in which hosts are recorded.
@@ -125,10 +126,10 @@ impl SpecFile {
             default_backend: from.default_backend.as_ref().map(|text| text.parse().unwrap()),
             host_policy: self.host_policy(),
             host_records: Some(RECORDS.parse().unwrap()),
-            defaults: ClassSettings {
+            defaults: Policy {
                 ssl_redirect: from.ssl_redirect.unwrap_or(true),
                 reject_encoded_slashes: from.reject_encoded_slashes,
-                ..ClassSettings::default()
+                ..Policy::default()
             },
             ..Settings::default()
         }

@@ -1,7 +1,8 @@
 //! What the reader of an HTTP/1 connection and the lane tell each other about the request that is lent to the engine.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use pingora::protocols::Stream;
 
@@ -17,6 +18,8 @@ pub struct Lending {
     taken: AtomicBool,
     switched: AtomicBool,
     last: AtomicBool,
+    /// Seconds for the client to take anything of the answer, where the route says so; 0: it does not.
+    stall: AtomicU32,
     exchange: Mutex<Option<Arc<Seen>>>,
     left: Mutex<Option<Left>>,
 }
@@ -36,6 +39,18 @@ impl Lending {
         *self.canonical.lock().unwrap_or_else(PoisonError::into_inner) = Some(canonical);
         self.taken.store(false, Ordering::Relaxed);
         self.last.store(last, Ordering::Relaxed);
+        self.stall.store(0, Ordering::Relaxed);
+    }
+
+    /// The route says how long the client may take nothing of the answer.
+    pub fn stall_after(&self, seconds: u32) {
+        self.stall.store(seconds, Ordering::Relaxed);
+    }
+
+    /// How long that is; `None`: it is not said.
+    pub fn stall(&self) -> Option<Duration> {
+        let seconds = self.stall.load(Ordering::Relaxed);
+        (seconds > 0).then(|| Duration::from_secs(seconds.into()))
     }
 
     /// The lane asks an endpoint.

@@ -112,11 +112,12 @@ impl Out {
     }
 
     /// Ready when nothing could be written for too long: the client does not read.
-    fn poll_stall(&mut self, progress: bool, cx: &mut Context<'_>) -> Poll<()> {
+    /// `stall`: how long that is, where the route says it.
+    fn poll_stall(&mut self, progress: bool, stall: Option<Duration>, cx: &mut Context<'_>) -> Poll<()> {
         if progress {
             self.stalled = None;
         }
-        let stall = self.stall;
+        let stall = stall.unwrap_or(self.stall);
         self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall))).as_mut().poll(cx)
     }
 }
@@ -149,7 +150,7 @@ impl Lent {
             return written;
         }
         let progress = self.out.len() < before;
-        ready!(self.out.poll_stall(progress, cx));
+        ready!(self.out.poll_stall(progress, self.info.lending.stall(), cx));
         let detail = "the client takes nothing of the answer";
         self.info.lending.fail(Refused { reason: Reason::ClientStalled, detail });
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))

@@ -6,7 +6,7 @@ mod lent;
 pub(super) mod refuse;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pingora::apps::HttpServerApp;
 use pingora::protocols::Stream;
@@ -32,15 +32,20 @@ impl Serve {
         let mut incoming = Incoming::new(stream);
         let mut limit = Duration::from_secs(settings.timeouts.first_byte.into());
         let mut left = requests_of_a_connection(settings.limits.requests_per_connection);
+        let ends_at = settings.connection_age().map(|age| Instant::now() + age);
         loop {
-            let request = match self.next_request(&mut incoming, limit).await {
+            let young = ends_at.map(|at| at.saturating_duration_since(Instant::now()));
+            // One that has only just become too old may have a request on its way already.
+            let limit_now = young.map_or(limit, |young| limit.min(young.max(IDLE_GRACE)));
+            let request = match self.next_request(&mut incoming, limit_now).await {
                 Ok(request) => request,
                 Err(Ended::Silently) => return refuse::close(incoming.stream).await,
                 Err(Ended::Refused(refused)) => return self.refuse(incoming.stream, info, refused).await,
             };
             limit = keep_alive;
             left -= 1;
-            let lent = Lent::new(incoming, request, info.clone(), left == 0, stall);
+            let is_last = left == 0 || ends_at.is_some_and(|at| at <= Instant::now());
+            let lent = Lent::new(incoming, request, info.clone(), is_last, stall);
             let session = ServerSession::new_http1(Box::new(lent));
             let is_kept = self.proxy.process_new_http(session, &self.draining).await.is_some();
             if let Some(refusal) = info.refusal.get() {
@@ -93,7 +98,7 @@ impl Serve {
         let reason = refusal.refused.reason;
         self.cells.reject(Rejection::of(reason));
         self.cells.request(RequestLabels::unrouted(reason.status(), reason), Duration::ZERO);
-        if self.shared.access_log.wants(false) {
+        if self.shared.access_log.wants(reason, reason.status()) {
             self.shared.access_log.write(&Line::unparsed(info.connection, &refusal.refused, &refusal.request_id));
         }
     }

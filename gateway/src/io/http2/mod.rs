@@ -22,6 +22,7 @@ use super::client::{ClientInfo, ClientStream};
 use super::connection::Serve;
 use super::http1::requests_of_a_connection;
 use super::idle::Idle;
+use super::pressure::Pressure;
 use crate::observe::cells::Rejection;
 use frames::Watched;
 use stream::WatchedStream;
@@ -108,6 +109,8 @@ impl Serve {
         let idle = settings.keep_alive(info.connection.trusted);
         let head = Duration::from_secs(settings.timeouts.head.into());
         let mut draining = self.draining.clone();
+        let mut pressure = self.shared.memory.subscribe();
+        let old_at = settings.connection_age().map(|age| Instant::now() + age);
         let (streams, mut ended) = Streams::new(info.connection.trusted);
         // While no stream is served: a place among those that wait, and when the wait has lasted too long.
         let mut waiting: Option<(Idle<'_>, Instant)> = None;
@@ -131,6 +134,14 @@ impl Serve {
             let accepted = tokio::select! {
                 biased;
                 _ = draining.wait_for(|draining| *draining), if !state.told => {
+                    state.end_gracefully();
+                    continue;
+                }
+                _ = pressure.wait_for(|step| *step >= Pressure::NoKeepAlive), if !state.told => {
+                    state.end_gracefully();
+                    continue;
+                }
+                () = until(old_at), if !state.told => {
                     state.end_gracefully();
                     continue;
                 }
@@ -202,6 +213,9 @@ impl Serve {
             return session.shutdown_with_reason(ErrorCode::REFUSED_STREAM);
         };
         let info = ClientStream::info_of(session.digest());
+        if let Some(info) = &info {
+            let _ = info.held.set(served.held.clone());
+        }
         let (proxy, draining, cells) = (self.proxy.clone(), self.draining.clone(), self.cells.clone());
         let patience = Duration::from_secs(self.shared.settings.timeouts.stream.into());
         tokio::spawn(async move {
@@ -232,7 +246,9 @@ fn stream_digest(connection: &Digest, info: &Arc<ClientInfo>) -> Arc<Digest> {
     let mut digest = connection.clone();
     // Without a carrier the lane knows nobody's address; building one cannot fail.
     if let Ok(carrier) = ResponseHeader::build(200, Some(0)) {
-        let info = Arc::new(ClientInfo::new(info.connection, info.server_header.clone()));
+        let user_timeout = info.user_timeout.clone();
+        let info = ClientInfo::new(info.connection, info.server_header.clone());
+        let info = Arc::new(ClientInfo { user_timeout, ..info });
         digest.proxy_digest = Some(Arc::new(ProxyDigest::new(Box::new(carrier), Some(Box::new(info)))));
     }
     Arc::new(digest)

@@ -1,14 +1,15 @@
-//! The streams of a connection that are served: how many, and what their requests hold.
+//! The streams of a connection that are served: how many, and what their requests and answers hold.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::HeaderMap;
 use tokio::sync::watch;
 
-/// Most bytes that the requests of one connection may hold at a time. A client that sends the largest heads on every stream, and takes no
-/// answer, gets no further.
-pub const BUDGET: usize = 1024 * 1024;
+/// Most bytes that a connection's requests, and what is not sent of their answers, may hold at a time. A client that sends the largest heads
+/// on every stream, and takes no answer, gets no further.
+pub const BUDGET: usize = 1_000_000;
 
 /// The same for a trusted proxy.
 pub const TRUSTED_BUDGET: usize = 8 * BUDGET;
@@ -36,6 +37,64 @@ pub struct Streams {
 pub struct Served {
     of: Arc<Streams>,
     cost: usize,
+    /// What is not sent of its answer.
+    pub held: Arc<Held>,
+}
+
+/// Pieces of an answer that are on their way through the engine, at most: four that wait, and one that is being written.
+const PIECES: usize = 5;
+
+/// Bytes of a piece: one DATA frame, for which the client has `timeouts.clientWrite`.
+const PIECE: usize = 16 * 1024;
+
+/// The same where the connection holds three quarters of what it may.
+const SMALL_PIECE: usize = 1024;
+
+/// What is not sent of a stream's answer: an upper bound, by the pieces that the engine may have.
+#[derive(Debug)]
+pub struct Held {
+    of: Arc<Streams>,
+    pieces: Mutex<VecDeque<usize>>,
+}
+
+impl Held {
+    fn pieces(&self) -> MutexGuard<'_, VecDeque<usize>> {
+        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that may be read of the answer at a time.
+    pub fn piece(&self) -> usize {
+        let small = self.of.held.load(Ordering::Relaxed) + PIECE > self.of.budget / 4 * 3;
+        if small { SMALL_PIECE } else { PIECE }
+    }
+
+    /// A piece was read.
+    pub fn read(&self, bytes: usize) {
+        let mut pieces = self.pieces();
+        pieces.push_back(bytes);
+        self.of.held.fetch_add(bytes, Ordering::Relaxed);
+        // The engine reads no further before it has passed on what was read so long ago.
+        if pieces.len() > PIECES {
+            self.forget(pieces.pop_front());
+        }
+    }
+
+    /// A piece goes to the client; those before it are there.
+    pub fn passed(&self) {
+        let first = self.pieces().pop_front();
+        self.forget(first);
+    }
+
+    fn forget(&self, piece: Option<usize>) {
+        self.of.held.fetch_sub(piece.unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let all: usize = self.pieces().iter().sum();
+        self.forget(Some(all));
+    }
 }
 
 impl Streams {
@@ -60,7 +119,8 @@ impl Streams {
             return None;
         }
         self.count.fetch_add(1, Ordering::Relaxed);
-        Some(Served { of: self.clone(), cost })
+        let held = Arc::new(Held { of: self.clone(), pieces: Mutex::default() });
+        Some(Served { of: self.clone(), cost, held })
     }
 }
 
@@ -93,6 +153,25 @@ mod tests {
         let largest: Vec<_> = (0..100).filter_map(|_| streams.begin(&head(32 * 1024), 100)).collect();
         assert!((10..20).contains(&largest.len()), "{}", largest.len());
         drop(largest);
+        assert_eq!(streams.held.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn answers_that_nobody_takes_are_read_in_small_pieces_in_the_end() {
+        let (streams, _ended) = Streams::new(false);
+        let served: Vec<_> = (0..100).map(|_| streams.begin(&head(100), 10).unwrap()).collect();
+        // The engine takes so many pieces of each, and then waits for the client.
+        for stream in &served {
+            (0..PIECES).for_each(|_| stream.held.read(stream.held.piece()));
+        }
+        let held = streams.held.load(Ordering::Relaxed);
+        assert!((BUDGET / 2..BUDGET / 4 * 3 + 100 * PIECES * SMALL_PIECE).contains(&held), "{held}");
+        assert_eq!(served[0].held.piece(), SMALL_PIECE);
+        // One that is taken goes on, and what is read more than the engine can have is not counted.
+        (0..1000).for_each(|_| served[0].held.read(1));
+        served.iter().skip(1).for_each(|stream| (0..PIECES + 1).for_each(|_| stream.held.passed()));
+        assert_eq!(served[0].held.piece(), PIECE);
+        drop(served);
         assert_eq!(streams.held.load(Ordering::Relaxed), 0);
     }
 }

@@ -19,6 +19,7 @@ use super::answer::{self, Rest};
 use super::asked::Asked;
 use super::patience::{Patience, Times, Waits};
 use super::pool::{Pool, PoolKey};
+use super::reading::Reading;
 use crate::io::body::Body;
 use crate::io::incoming::Incoming;
 use crate::phase::canonical::framing::Framing;
@@ -103,8 +104,7 @@ pub struct Exchange {
     blocked: bool,
     /// Nothing more can be sent; what it has said may still be read.
     broken: bool,
-    /// Most bytes that are read at a time.
-    most: Option<usize>,
+    reading: Reading,
     /// When it is no longer tried, since the endpoint answers already.
     gives_up: Option<Pin<Box<Sleep>>>,
     patience: Patience,
@@ -115,7 +115,14 @@ pub struct Exchange {
 
 impl Exchange {
     /// Begins one.
-    pub fn new(stream: TcpStream, times: Times, seen: Arc<Seen>, pool: Arc<Pool>, key: PoolKey) -> Self {
+    pub fn new(
+        stream: TcpStream,
+        times: Times,
+        reading: Reading,
+        seen: Arc<Seen>,
+        pool: Arc<Pool>,
+        key: PoolKey,
+    ) -> Self {
         Exchange {
             incoming: Some(Incoming::new(stream)),
             asked: Asked::default(),
@@ -129,19 +136,13 @@ impl Exchange {
             pending: Vec::new(),
             blocked: false,
             broken: false,
-            most: None,
+            reading,
             gives_up: None,
             patience: Patience::new(times),
             seen,
             pool,
             key,
         }
-    }
-
-    /// Reads at most so many bytes at a time: what the engine holds of an answer while its client takes nothing is a few times that.
-    pub fn reading_at_most(mut self, most: Option<usize>) -> Self {
-        self.most = most;
-        self
     }
 
     /// `once`: its connection is closed behind it.
@@ -231,11 +232,16 @@ impl Exchange {
     }
 
     fn poll_limited(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Some(most) = self.most.filter(|most| *most < buf.remaining()) else { return self.poll_answer(cx, buf) };
-        let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
-        ready!(self.poll_answer(cx, &mut part))?;
-        let count = part.filled().len();
-        buf.advance(count);
+        let (most, before) = (self.reading.most(), buf.filled().len());
+        if most >= buf.remaining() {
+            ready!(self.poll_answer(cx, buf))?;
+        } else {
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+            ready!(self.poll_answer(cx, &mut part))?;
+            let count = part.filled().len();
+            buf.advance(count);
+        }
+        self.reading.read(buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 

@@ -5,6 +5,7 @@ mod asked;
 pub mod exchange;
 pub mod patience;
 pub mod pool;
+pub mod reading;
 
 use std::io;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use tokio::net::TcpStream;
 use exchange::{Exchange, Seen};
 use patience::Times;
 use pool::{Pool, PoolKey};
+use reading::Reading;
 
 /// Makes the connection of one attempt, or takes one that waits.
 #[derive(Debug)]
@@ -33,20 +35,15 @@ pub struct Connection {
     limit: Duration,
     times: Times,
     fresh: bool,
-    most: Option<usize>,
+    reading: Reading,
     greeting: Option<Vec<u8>>,
     seen: Arc<Seen>,
 }
 
 impl Connection {
     /// For an endpoint; `limit`: for connecting; `fresh`: none that waits, since one of those has failed the request before.
-    pub fn new(pool: Arc<Pool>, key: PoolKey, limit: Duration, times: Times, fresh: bool) -> Self {
-        Connection { pool, key, limit, times, fresh, most: None, greeting: None, seen: Arc::default() }
-    }
-
-    /// See [`Exchange::reading_at_most`].
-    pub fn reading_at_most(self, most: Option<usize>) -> Self {
-        Connection { most, ..self }
+    pub fn new(pool: Arc<Pool>, key: PoolKey, limit: Duration, times: Times, reading: Reading, fresh: bool) -> Self {
+        Connection { pool, key, limit, times, fresh, reading, greeting: None, seen: Arc::default() }
     }
 
     /// Begins with these bytes, which are of one client: it is used for nobody else.
@@ -103,8 +100,9 @@ impl Connect for Connection {
             }
             None => self.open().await?,
         };
-        let exchange = Exchange::new(stream, self.times, self.seen.clone(), self.pool.clone(), self.key);
-        let exchange = exchange.reading_at_most(self.most).used_once(is_own);
+        let (times, reading) = (self.times, self.reading.clone());
+        let exchange = Exchange::new(stream, times, reading, self.seen.clone(), self.pool.clone(), self.key);
+        let exchange = exchange.used_once(is_own);
         Ok(VirtualSocketStream::new(Box::new(exchange)).into())
     }
 }

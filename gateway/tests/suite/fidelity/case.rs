@@ -38,6 +38,12 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     #[serde(default)]
     pub body: Option<String>,
+    /// Bytes of a body of the recording's own making.
+    #[serde(default)]
+    pub body_size: Option<usize>,
+    /// What the connection begins with.
+    #[serde(default)]
+    pub proxy_protocol: Option<String>,
     #[serde(default)]
     pub version: Option<String>,
     /// `https`: plain HTTP to the TLS port.
@@ -75,19 +81,23 @@ impl Case {
         cases
     }
 
-    /// Whether it needs nothing but the Ingress API: no annotation of ingress-nginx (ssl-redirect aside), no ConfigMap, no
-    /// flag, and a configuration that the controller could load.
+    /// Whether it needs nothing but the Ingress API and the annotations that are read: no ConfigMap, no flag, and a configuration that the
+    /// controller could load.
     pub fn is_plain(&self) -> bool {
+        self.configmap.is_none() && self.needs_only_what_is_read()
+    }
+
+    /// The same, a ConfigMap aside.
+    pub fn needs_only_what_is_read(&self) -> bool {
         let annotated = |manifest: &Value| {
             let annotations = manifest["metadata"]["annotations"].as_object();
             annotations.is_some_and(|annotations| {
-                annotations
-                    .keys()
-                    .any(|key| key.starts_with("nginx.ingress.kubernetes.io/") && !key.ends_with("/ssl-redirect"))
+                let unread = |key: &&str| !["ssl-redirect", "proxy-body-size"].contains(key);
+                let mut keys = annotations.keys().filter_map(|key| key.strip_prefix("nginx.ingress.kubernetes.io/"));
+                keys.any(|key| unread(&key))
             })
         };
         self.flags.is_empty()
-            && self.configmap.is_none()
             && !self.tags.iter().any(|tag| tag == "reload-broken")
             && !self.manifests.iter().any(annotated)
     }

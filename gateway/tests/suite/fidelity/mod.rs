@@ -64,6 +64,8 @@ fn recorded_answers_of_ingress_nginx() {
     let gateway = Start::with("")
         .set("controllerNames", json!(["k8s.io/ingress-nginx"]))
         .set("dns", json!(dns))
+        // What ingress-nginx has where nothing is said.
+        .set("bodyLimit", json!(1 << 20))
         .set("accessLog", json!({"enabled": false}))
         .set("log", json!({"format": "json", "level": "info"}))
         .ready();
@@ -82,13 +84,40 @@ fn recorded_answers_of_ingress_nginx() {
             }
         }
     }
-    assert!(compared >= 200, "{compared} requests were compared");
+    let with_config_maps = with_a_config_map(&echoes);
+    assert!(compared >= 200 && with_config_maps >= 12, "{compared} and {with_config_maps} requests were compared");
     let accepted = accepted();
     let new: Vec<_> = found.iter().filter(|(request, _)| !accepted.contains(*request)).collect();
     assert!(new.is_empty(), "differences without a reason: {new:#?}");
     let gone: Vec<_> = accepted.iter().filter(|request| !found.contains_key(*request)).collect();
     assert!(gone.is_empty(), "listed as different, but equal: {gone:?}");
     println!("{} of {compared} requests equal", compared - found.len());
+}
+
+/// Cases with a ConfigMap, each with a gateway of its own.
+fn with_a_config_map(echoes: &Echoes) -> usize {
+    let mut compared = 0;
+    let cases = Case::all(&directory()).into_iter().filter(|case| !case.is_plain() && case.needs_only_what_is_read());
+    for (index, case) in cases.enumerate() {
+        let config_map = case.configmap.as_ref().unwrap();
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "ingress-nginx", "name": "settings"}, "data": config_map});
+        // Of a listener's settings the ConfigMap says nothing here.
+        let proxies = if config_map["use-proxy-protocol"] == "true" { json!(["127.0.0.0/8"]) } else { json!([]) };
+        let gateway = Start::with("")
+            .file("settings.yaml", &object.to_string())
+            .set("controllerNames", json!(["k8s.io/ingress-nginx"]))
+            .set("configmap", json!("ingress-nginx/settings"))
+            .set("trustedProxies", proxies.clone())
+            .set("proxyProtocol", proxies)
+            .ready();
+        let replay = Replay { gateway: &gateway, echoes, case: &case };
+        replay.apply(index);
+        for request in &case.requests {
+            compared += 1;
+            assert_eq!(replay.expected(request), replay.send(request), "{}/{}", case.name, request.name);
+        }
+    }
+    compared
 }
 
 /// The group `class` in cluster mode, in process: who is served is decided by compile.

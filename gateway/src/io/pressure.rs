@@ -1,0 +1,169 @@
+//! The memory ladder: what the process uses is looked at four times a second, and the less there is left, the less is kept for later.
+//! The steps are those of Envoy's overload manager.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+use sluicegate_process::memory::Memory;
+use tokio::sync::watch;
+
+/// How often it is looked at, and how often from [`CLOSE`] on: an attacker on a fast line fills some hundred megabytes a second.
+const EVERY: Duration = Duration::from_millis(250);
+const OFTEN: Duration = Duration::from_millis(20);
+
+/// From this part of the limit on it is looked at often.
+const CLOSE: f64 = 0.5;
+
+/// How long a connection may wait for a request on the first step.
+pub const SHORT_IDLE: Duration = Duration::from_secs(5);
+
+/// How far use has to fall below a step to leave it, in parts of the limit.
+const SLACK: f64 = 0.02;
+
+/// The steps, each with everything of those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pressure {
+    /// There is enough.
+    None,
+    /// Connections that have waited for [`SHORT_IDLE`] end.
+    ShortIdle,
+    /// No connection is kept: answers close it, HTTP/2 clients are told to go.
+    NoKeepAlive,
+    /// No connection is accepted, and requests are answered with 503.
+    Refusing,
+}
+
+impl Pressure {
+    /// All, each with the part of the limit from which it holds.
+    pub const STEPS: [(Pressure, f64); 4] =
+        [(Pressure::None, 0.0), (Pressure::ShortIdle, 0.85), (Pressure::NoKeepAlive, 0.92), (Pressure::Refusing, 0.95)];
+
+    /// The step for a part of the limit, coming from another one.
+    fn of(part: f64, before: Pressure) -> Pressure {
+        let holds = |(step, from): &&(Pressure, f64)| part >= if *step <= before { from - SLACK } else { *from };
+        Pressure::STEPS.iter().rfind(holds).map_or(Pressure::None, |(step, _)| *step)
+    }
+}
+
+/// What is known of memory.
+#[derive(Debug)]
+pub struct Ladder {
+    step: watch::Sender<Pressure>,
+    /// The same, for those who ask often.
+    now: AtomicU8,
+    used: AtomicU64,
+    limit: u64,
+}
+
+impl Ladder {
+    /// With so many bytes for the process. Nothing is looked at yet.
+    pub fn new(limit: u64) -> Self {
+        Ladder { step: watch::Sender::new(Pressure::None), now: AtomicU8::new(0), used: AtomicU64::new(0), limit }
+    }
+
+    /// Bytes that may be used.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Bytes that were used when it was looked at last.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn part(&self) -> f64 {
+        self.used() as f64 / self.limit as f64
+    }
+
+    /// The step. Costs nothing.
+    pub fn pressure(&self) -> Pressure {
+        let now = self.now.load(Ordering::Relaxed);
+        Pressure::STEPS.get(usize::from(now)).map_or(Pressure::None, |(step, _)| *step)
+    }
+
+    /// Bytes of an answer that are read at a time: what is read and not taken by the client is a few times that.
+    pub fn piece(&self) -> usize {
+        match self.pressure() {
+            Pressure::None => 64 * 1024,
+            Pressure::ShortIdle => 8 * 1024,
+            Pressure::NoKeepAlive => 4 * 1024,
+            Pressure::Refusing => 1024,
+        }
+    }
+
+    /// Tells when the step changes.
+    pub fn subscribe(&self) -> watch::Receiver<Pressure> {
+        self.step.subscribe()
+    }
+
+    /// Looks at what is used now.
+    fn look(&self, used: u64) {
+        self.used.store(used, Ordering::Relaxed);
+        let before = self.pressure();
+        let step = Pressure::of(self.part(), before);
+        if step == before {
+            return;
+        }
+        let (used_mib, limit_mib) = (used >> 20, self.limit >> 20);
+        if step > before {
+            tracing::warn!(?step, used_mib, limit_mib, "memory runs short");
+        } else {
+            tracing::info!(?step, used_mib, limit_mib, "memory is freed");
+        }
+        self.now.store(step as u8, Ordering::Relaxed);
+        self.step.send_replace(step);
+    }
+
+    /// Looks at it for as long as somebody else has it, on a thread of its own: it must not wait for what it is to end.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn watch(self: &Arc<Self>, memory: Memory) -> std::io::Result<()> {
+        let watched: Weak<Ladder> = Arc::downgrade(self);
+        thread::Builder::new().name("memory".to_owned()).spawn(move || {
+            while let Some(of) = watched.upgrade() {
+                of.look(memory.used());
+                let every = if of.part() < CLOSE { EVERY } else { OFTEN };
+                drop(of);
+                thread::park_timeout(every);
+            }
+        })?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_left_a_little_lower_than_they_are_reached() {
+        let memory = Ladder::new(100);
+        let steps = [84, 85, 84, 82, 92, 95, 94, 93, 92, 90, 89, 83, 82, 99, 10].map(|used| {
+            memory.look(used);
+            memory.pressure()
+        });
+        use Pressure::{NoKeepAlive, None, Refusing, ShortIdle};
+        let expected = [
+            None,
+            ShortIdle,
+            ShortIdle,
+            None,
+            NoKeepAlive,
+            Refusing,
+            Refusing,
+            Refusing,
+            NoKeepAlive,
+            NoKeepAlive,
+            ShortIdle,
+            ShortIdle,
+            None,
+            Refusing,
+            None,
+        ];
+        assert_eq!(steps, expected);
+        assert_eq!((memory.used(), memory.limit()), (10, 100));
+    }
+}

@@ -1,0 +1,105 @@
+//! Handshakes take turns: each step of one costs up to a millisecond of computing, and a worker that has a thousand of them to do would serve
+//! nobody else for a second. Between two steps everything else that is ready comes first.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+/// How long a handshake waits for its first turn. More of them than can be computed are shed, and not queued.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The turns of a worker.
+#[derive(Debug)]
+pub struct Turns {
+    turn: Semaphore,
+    patience: Duration,
+}
+
+/// There was no turn in time.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shed;
+
+impl Default for Turns {
+    fn default() -> Self {
+        Turns { turn: Semaphore::new(1), patience: PATIENCE }
+    }
+}
+
+impl Turns {
+    /// Does something costly in turns.
+    ///
+    /// # Errors
+    /// Too many others wait.
+    pub async fn take<F: Future>(&self, costly: F) -> Result<F::Output, Shed> {
+        let mut costly = pin!(costly);
+        let Ok(Ok(mut turn)) = timeout(self.patience, self.turn.acquire()).await else { return Err(Shed) };
+        loop {
+            // What is ready comes before it, and before the next one's turn.
+            tokio::task::yield_now().await;
+            let mut held = Some(turn);
+            let done = std::future::poll_fn(|cx| match held {
+                Some(_) => match costly.as_mut().poll(cx) {
+                    Poll::Ready(done) => Poll::Ready(Some(done)),
+                    Poll::Pending => {
+                        held = None;
+                        Poll::Pending
+                    }
+                },
+                // Woken: it goes on in its next turn.
+                None => Poll::Ready(None),
+            });
+            if let Some(done) = done.await {
+                return Ok(done);
+            }
+            turn = self.turn.acquire().await.map_err(|_| Shed)?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn others_come_between_two_turns() {
+        let turns = Arc::new(Turns::default());
+        let others = Arc::new(AtomicUsize::new(0));
+        let counting = others.clone();
+        let other = tokio::spawn(async move {
+            loop {
+                counting.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        let costly: Vec<_> = (0..100)
+            .map(|_| {
+                let turns = turns.clone();
+                tokio::spawn(async move { turns.take(async { tokio::task::yield_now().await }).await })
+            })
+            .collect();
+        for task in costly {
+            assert_eq!(task.await.unwrap(), Ok(()));
+        }
+        other.abort();
+        assert!(others.load(Ordering::Relaxed) >= 200, "{others:?}");
+    }
+
+    #[tokio::test]
+    async fn who_waits_too_long_for_the_first_turn_is_shed() {
+        let turns = Turns { patience: Duration::from_millis(5), ..Turns::default() };
+        let held = turns.turn.acquire().await.unwrap();
+        assert_eq!(turns.take(async {}).await, Err(Shed));
+        drop(held);
+        // What waits for something else has no turn meanwhile, and is not shed.
+        let slow = turns.take(async { tokio::time::sleep(4 * turns.patience).await });
+        let (slow, quick) = tokio::join!(slow, turns.take(async {}));
+        assert_eq!((slow, quick), (Ok(()), Ok(())));
+    }
+}
