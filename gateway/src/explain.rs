@@ -67,6 +67,7 @@ fn text(explanation: &Explanation) {
         reason,
         status,
         location,
+        tls_passthrough,
         ingress,
         host,
         path,
@@ -88,6 +89,9 @@ fn text(explanation: &Explanation) {
     };
     if let Some(location) = location {
         print(&format!("location: {location}"));
+    }
+    if *tls_passthrough {
+        print("tls:      passed through to the backend by server name; nothing else of a connection is looked at");
     }
     if let Some(ingress) = ingress {
         print(&format!("ingress:  {}", named(ingress, &["namespace", "name"])));

@@ -29,7 +29,7 @@ pub const ALL: [Setting; 6] = [
         nginx: Some("ssl-redirect"),
         annotation: Some("nginx.ingress.kubernetes.io/ssl-redirect"),
         expected: "\"true\" or \"false\"",
-        read: |policy, text| Some(policy.ssl_redirect = parse_bool(text)?),
+        read: |policy, text| parse_bool(text).map(|value| policy.ssl_redirect = value),
         show: |policy| json!(policy.ssl_redirect),
     },
     Setting {
@@ -37,7 +37,7 @@ pub const ALL: [Setting; 6] = [
         nginx: None,
         annotation: None,
         expected: "\"true\" or \"false\"",
-        read: |policy, text| Some(policy.reject_encoded_slashes = parse_bool(text)?),
+        read: |policy, text| parse_bool(text).map(|value| policy.reject_encoded_slashes = value),
         show: |policy| json!(policy.reject_encoded_slashes),
     },
     Setting {
@@ -45,7 +45,7 @@ pub const ALL: [Setting; 6] = [
         nginx: Some("proxy-body-size"),
         annotation: Some("nginx.ingress.kubernetes.io/proxy-body-size"),
         expected: "a size like 100, 8k, 10m or 1g, or 0 for none",
-        read: |policy, text| Some(policy.body_limit = parse_size(text)?),
+        read: |policy, text| parse_size(text).map(|value| policy.body_limit = value),
         show: |policy| json!(policy.body_limit),
     },
     Setting {
@@ -53,7 +53,7 @@ pub const ALL: [Setting; 6] = [
         nginx: None,
         annotation: Some("sluicegate.dev/stream-timeout"),
         expected: DURATION,
-        read: |policy, text| Some(policy.stream_timeout = Some(parse_seconds(text)?)),
+        read: |policy, text| parse_seconds(text).map(|value| policy.stream_timeout = Some(value)),
         show: |policy| json!(policy.stream_timeout),
     },
     Setting {
@@ -61,7 +61,7 @@ pub const ALL: [Setting; 6] = [
         nginx: None,
         annotation: Some("sluicegate.dev/client-write-timeout"),
         expected: DURATION,
-        read: |policy, text| Some(policy.client_write_timeout = Some(parse_seconds(text)?)),
+        read: |policy, text| parse_seconds(text).map(|value| policy.client_write_timeout = Some(value)),
         show: |policy| json!(policy.client_write_timeout),
     },
     Setting {
@@ -69,7 +69,7 @@ pub const ALL: [Setting; 6] = [
         nginx: None,
         annotation: Some("sluicegate.dev/upgraded-idle-timeout"),
         expected: DURATION,
-        read: |policy, text| Some(policy.upgraded_idle_timeout = Some(parse_seconds(text)?)),
+        read: |policy, text| parse_seconds(text).map(|value| policy.upgraded_idle_timeout = Some(value)),
         show: |policy| json!(policy.upgraded_idle_timeout),
     },
 ];

@@ -38,6 +38,9 @@ pub struct Explanation {
     /// `Location` of a redirect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
+    /// TLS of the host is not ended here: its connections go to the backend as they are, and nothing else is looked at.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tls_passthrough: bool,
     /// Ingress of the route.
     pub ingress: Option<Value>,
     /// Host of the rule; `*` for host-less ones.
@@ -156,6 +159,7 @@ pub fn explain(table: &Table, settings: &Settings, question: &Question) -> Expla
         reason: crate::phase::Reason::Upstream.as_str(),
         status: None,
         location: None,
+        tls_passthrough: false,
         ingress: None,
         host: None,
         path: None,
@@ -175,6 +179,16 @@ pub fn explain(table: &Table, settings: &Settings, question: &Question) -> Expla
             return answer;
         }
     };
+    if question.scheme == Scheme::Https
+        && let Some(route) = table.passthrough(canonical.host.as_str())
+    {
+        answer.tls_passthrough = true;
+        describe(&mut answer, route);
+        if let Target::Backend(key) = &route.target {
+            answer.endpoints = table.backend(key).map(|backend| table::endpoints(backend)).unwrap_or_default();
+        }
+        return answer;
+    }
     if admit::is_health_request(settings.traffic_health_path.as_deref(), &canonical) {
         let reason = crate::phase::Reason::Healthy;
         (answer.reason, answer.status) = (reason.as_str(), Some(reason.status()));
@@ -217,8 +231,12 @@ fn describe(answer: &mut Explanation, route: &Route) {
         Some(SetBy::ConfigMap) => "ConfigMap of the settings (configmap)".to_owned(),
         None => "configuration file or default".to_owned(),
     };
-    let shown = |setting: &Setting| json!({"name": setting.name, "source": source(setting.name), "value": setting.show(&route.policy)});
-    answer.policy = setting::ALL.iter().map(shown).collect();
+    let shown = |setting: &Setting| {
+        let value = setting.show(&route.policy);
+        // What nothing is said about is the gateway's own setting.
+        (!value.is_null()).then(|| json!({"name": setting.name, "source": source(setting.name), "value": value}))
+    };
+    answer.policy = setting::ALL.iter().filter_map(shown).collect();
 }
 
 fn lost(table: &Table, canonical: &Canonical, route: &Route) -> Vec<Value> {

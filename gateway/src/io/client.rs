@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::BytesMut;
 use http::HeaderValue;
 use pingora::http::ResponseHeader;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -72,12 +73,17 @@ pub struct Refusal {
 /// Bytes that a connection may still send while the memory runs out: enough for a request, which is refused, or for the end of one.
 const LAST_BYTES: usize = 2048;
 
+/// Bytes that are read ahead at a time: most ClientHellos are smaller.
+const HELLO: usize = 2048;
+
 /// How often a connection that has sent them looks whether there is memory again.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// A client's TCP connection. Counts itself as open while it lives.
 #[derive(Debug)]
 pub struct ClientStream {
+    /// Read and not used.
+    ahead: BytesMut,
     memory: Arc<Ladder>,
     /// What is left of [`LAST_BYTES`].
     last_bytes: usize,
@@ -108,6 +114,7 @@ impl ClientStream {
         let carrier = Box::new(ResponseHeader::build(200, Some(0))?);
         cells.opened(connection.scheme);
         Ok(ClientStream {
+            ahead: BytesMut::new(),
             memory,
             last_bytes: LAST_BYTES,
             retry: None,
@@ -132,6 +139,19 @@ impl ClientStream {
         data.downcast_ref::<Arc<ClientInfo>>().cloned()
     }
 
+    /// What was read and not used.
+    pub fn ahead(&self) -> &[u8] {
+        &self.ahead
+    }
+
+    /// Reads some more without using it, until there are so many bytes; false: there are, or the client has ended.
+    pub async fn read_ahead(&mut self, most: usize) -> bool {
+        let room = most.saturating_sub(self.ahead.len());
+        self.ahead.reserve(room.min(HELLO));
+        let mut part = (&mut self.tcp).take(room as u64);
+        matches!(part.read_buf(&mut self.ahead).await, Ok(1..))
+    }
+
     /// The TCP connection, for looking at bytes before TLS.
     pub fn tcp(&self) -> &TcpStream {
         &self.tcp
@@ -147,6 +167,14 @@ impl Drop for ClientStream {
 impl AsyncRead for ClientStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.ahead.is_empty() {
+            let count = this.ahead.len().min(buf.remaining());
+            buf.put_slice(&this.ahead.split_to(count));
+            if this.ahead.is_empty() {
+                this.ahead = BytesMut::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
         while this.memory.pressure() == Pressure::Refusing {
             if this.last_bytes > 0 {
                 return this.poll_last_bytes(cx, buf);

@@ -112,7 +112,7 @@ impl Serve {
         Connection { port, https_port, trusted, ..connection }
     }
 
-    async fn https(&self, client: ClientStream, info: &Arc<ClientInfo>, admitted: &Admitted) {
+    async fn https(&self, mut client: ClientStream, info: &Arc<ClientInfo>, admitted: &Admitted) {
         let limit = Duration::from_secs(self.shared.settings.timeouts.handshake.into());
         match timeout(limit, first(&client)).await {
             Ok(First::Tls) => {}
@@ -122,6 +122,12 @@ impl Serve {
                 return self.refuse(Box::new(client), info, refused).await;
             }
             Err(_) => return self.cells.handshake(Handshake::TimedOut),
+        }
+        let passes = timeout(limit, self.passes_through(&mut client));
+        match passes.await {
+            Err(_) => return self.cells.handshake(Handshake::TimedOut),
+            Ok(Some((name, route))) => return self.tunnel(client, info, name, route).await,
+            Ok(None) => {}
         }
         if !admitted.may_shake_hands().await {
             return self.cells.reject(Rejection::TooManyHandshakes);

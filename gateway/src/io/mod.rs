@@ -14,6 +14,7 @@ pub mod incoming;
 pub mod listener;
 pub mod pressure;
 pub mod proxy_protocol;
+mod tunnel;
 pub mod turns;
 pub mod worker;
 

@@ -23,9 +23,6 @@ use crate::upstream::connection::reading::Reading;
 use crate::upstream::pick::{self, MAX_TRIES, Tried};
 use crate::upstream::{BoundBackend, EndpointState};
 
-/// How long a request waits for the first answer about a name.
-const FIRST_LOOKUP: Duration = Duration::from_secs(5);
-
 /// Attempts of one request in all: as many endpoints as are tried, one repetition after a reset, and one after a connection
 /// that was kept open and turned out to be closed.
 pub const MAX_ATTEMPTS: usize = MAX_TRIES + 2;
@@ -79,26 +76,7 @@ impl Gateway {
 
     pub(super) async fn pick(&self, ctx: &mut Ctx) -> Result<Arc<EndpointState>, Reason> {
         let Some(backend) = ctx.backend.clone() else { return Err(Reason::InternalError) };
-        let picked = if backend.names.is_empty() {
-            pick_of(&backend.endpoints, &backend, &ctx.attempts)
-        } else {
-            let mut endpoints = backend.all_endpoints();
-            if endpoints.is_empty() {
-                let asked = async {
-                    for name in &backend.names {
-                        name.asked().await;
-                    }
-                };
-                // Nothing is known of any name yet: the very first request waits for the first answer.
-                let _ = tokio::time::timeout(FIRST_LOOKUP, asked).await;
-                endpoints = backend.all_endpoints();
-            }
-            if endpoints.is_empty() {
-                let refused = backend.names.iter().any(|name| name.is_refused());
-                return Err(if refused { Reason::EndpointsRefused } else { Reason::NameUnresolved });
-            }
-            pick_of(&endpoints, &backend, &ctx.attempts)
-        };
+        let picked = pick_of(&backend.candidates().await?, &backend, &ctx.attempts);
         match picked {
             // Judged before, by the controller or with the name's answer: what the guard says may have changed since.
             Some(endpoint) if backend.guard.judge(endpoint.address).is_err() => Err(Reason::EndpointsRefused),
@@ -142,11 +120,7 @@ impl Gateway {
         if local {
             return;
         }
-        let now = clock::now_ms();
-        if endpoint.connect_failed() && !endpoint.is_ejected(now) && pick::may_eject(&backend.all_endpoints(), now) {
-            let duration = endpoint.eject(now);
-            tracing::warn!(backend = %backend.key, endpoint = %endpoint.address, ms = duration, "endpoint ejected: connections fail");
-        }
+        backend.connect_failed(endpoint);
     }
 
     /// Whether a request may be sent once more after its connection failed. One that was kept open from before may have been closed

@@ -7,7 +7,7 @@ use crate::observe::Cells;
 use crate::upstream::{BackendState, EndpointState};
 
 /// See the module.
-pub(super) struct Load {
+pub struct Load {
     cells: Arc<Cells>,
     backend: Arc<BackendState>,
     endpoint: Option<Arc<EndpointState>>,
@@ -15,14 +15,14 @@ pub(super) struct Load {
 
 impl Load {
     /// A request is on its way to a backend.
-    pub(super) fn begin(cells: &Arc<Cells>, backend: &Arc<BackendState>) -> Self {
+    pub fn begin(cells: &Arc<Cells>, backend: &Arc<BackendState>) -> Self {
         cells.in_flight.fetch_add(1, Ordering::Relaxed);
         backend.in_flight.fetch_add(1, Ordering::Relaxed);
         Load { cells: cells.clone(), backend: backend.clone(), endpoint: None }
     }
 
     /// It goes to this endpoint now, and to no other.
-    pub(super) fn go_to(&mut self, endpoint: &Arc<EndpointState>) {
+    pub fn go_to(&mut self, endpoint: &Arc<EndpointState>) {
         endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
         self.leave_endpoint();
         self.endpoint = Some(endpoint.clone());

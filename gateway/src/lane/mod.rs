@@ -3,7 +3,7 @@
 mod account;
 mod attempt;
 mod general;
-mod load;
+pub mod load;
 mod reply;
 mod view;
 

@@ -24,7 +24,8 @@ const QUEUE: usize = 8192;
 pub struct Line<'a> {
     /// Unix time of the request's head, seconds with milliseconds.
     pub time: f64,
-    /// Id that the backend got and that the gateway's own answers tell.
+    /// Id that the backend got and that the gateway's own answers tell; absent where TLS is passed through.
+    #[serde(skip_serializing_if = "str::is_empty")]
     pub request_id: &'a str,
     /// Client's address.
     pub client: String,
@@ -85,18 +86,24 @@ fn is_zero(number: &u32) -> bool {
 impl<'a> Line<'a> {
     /// The line of a request whose head could not be read.
     pub fn unparsed(connection: Connection, refused: &Refused, request_id: &'a str) -> Line<'a> {
+        let detail = Some(refused.detail);
+        Line { request_id, detail, ..Line::of_connection(connection, refused.reason) }
+    }
+
+    /// What is known of a connection that has no request, or none yet.
+    pub fn of_connection(connection: Connection, reason: Reason) -> Line<'a> {
         Line {
             time: clock::unix_millis(),
-            request_id,
+            request_id: "",
             client: connection.peer.to_string(),
             scheme: connection.scheme.as_str(),
             protocol: "",
             method: "",
             host: "",
             target: String::new(),
-            status: refused.reason.status(),
-            reason: refused.reason.as_str(),
-            detail: Some(refused.detail),
+            status: reason.status(),
+            reason: reason.as_str(),
+            detail: None,
             bytes_in: 0,
             bytes_out: 0,
             duration_ms: 0.0,

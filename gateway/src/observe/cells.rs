@@ -1,6 +1,6 @@
 //! Metric cells: each worker counts into its own, a scrape sums them. No counter is shared between workers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -101,6 +101,7 @@ struct Tables {
     requests: HashMap<RequestLabels, u64>,
     durations: HashMap<Arc<str>, Histogram>,
     connects: Histogram,
+    passed_through: HashMap<Reason, u64>,
 }
 
 /// The cells of one worker.
@@ -202,6 +203,8 @@ pub struct Sum {
     pub durations: HashMap<Arc<str>, Histogram>,
     /// Durations of connecting to endpoints.
     pub connects: Histogram,
+    /// Connections whose TLS was passed through, by how they ended.
+    pub passed_through: BTreeMap<Reason, u64>,
 }
 
 impl Cells {
@@ -219,6 +222,12 @@ impl Cells {
     /// Counts a connection made to an endpoint.
     pub fn connected(&self, duration: Duration) {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).connects.observe(duration);
+    }
+
+    /// Counts a connection whose TLS was passed through, at its end.
+    pub fn passed_through(&self, reason: Reason) {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        *tables.passed_through.entry(reason).or_default() += 1;
     }
 
     /// Counts a handshake.
@@ -252,6 +261,9 @@ impl Cells {
             sum.durations.entry(class.clone()).or_default().add(histogram);
         }
         sum.connects.add(&tables.connects);
+        for (reason, count) in &tables.passed_through {
+            *sum.passed_through.entry(*reason).or_default() += count;
+        }
     }
 }
 

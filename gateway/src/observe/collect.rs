@@ -41,6 +41,7 @@ impl Collector for GatewayCollector {
         self.shared.cells.iter().for_each(|cells| cells.add_to(&mut sum));
         let mut families = vec![requests(&sum, self.shared.settings.metrics_per_route)];
         families.extend(durations(&sum));
+        families.push(passed_through(&sum));
         families.extend(self.connections());
         families.extend(self.access_log());
         families.extend(self.memory());
@@ -212,6 +213,15 @@ fn requests(sum: &Sum, per_route: bool) -> MetricFamily {
         counter(&mut requests, &pairs, *count);
     }
     requests
+}
+
+fn passed_through(sum: &Sum) -> MetricFamily {
+    let help = "Connections whose TLS went to a backend as it was, by how they ended.";
+    let mut passed = family("sluicegate_tls_passthrough_total", help, MetricType::COUNTER);
+    for (reason, count) in &sum.passed_through {
+        counter(&mut passed, &[("reason", reason.as_str())], *count);
+    }
+    passed
 }
 
 fn durations(sum: &Sum) -> Vec<MetricFamily> {

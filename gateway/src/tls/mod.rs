@@ -2,6 +2,7 @@
 
 mod acceptor;
 mod certificate;
+pub mod client_hello;
 mod default_certificate;
 mod self_signed;
 

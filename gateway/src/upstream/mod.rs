@@ -4,6 +4,7 @@
 //! [`EndpointState`] to every table that names the endpoint. The table holds the state, the registry only knows it, so
 //! removing the last route to an endpoint frees it.
 
+pub mod bound;
 pub mod connection;
 pub mod endpoint;
 pub mod guard;
@@ -12,6 +13,7 @@ pub mod probe;
 pub mod registry;
 pub mod resolve;
 
+pub use bound::BoundBackend;
 pub use endpoint::{BackendState, EndpointState};
 pub use guard::Guard;
-pub use registry::{BoundBackend, Registry};
+pub use registry::Registry;

@@ -6,45 +6,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
 use sluicegate_snapshot::BackendKey;
-use sluicegate_snapshot::model::{Backend, HealthCheck, NamedEndpoint, Unavailable};
+use sluicegate_snapshot::model::{Backend, HealthCheck, NamedEndpoint};
 use tokio::task::AbortHandle;
 
+use super::bound::{BadSource, BoundBackend};
 use super::resolve::{ResolvedName, Resolver};
 use super::{BackendState, EndpointState, Guard, probe};
-
-/// A backend of a table, with the state of its endpoints.
-#[derive(Debug)]
-pub struct BoundBackend {
-    /// Identity.
-    pub key: BackendKey,
-    /// Why there is nothing to send to; `Err` where even that is not known because its source is bad.
-    pub unavailable: Option<Result<Unavailable, BadSource>>,
-    /// State of the backend as a whole.
-    pub state: Arc<BackendState>,
-    /// Endpoints by address.
-    pub endpoints: Vec<Arc<EndpointState>>,
-    /// Endpoints by name.
-    pub names: Vec<Arc<ResolvedName>>,
-    /// Which of them may be connected to.
-    pub guard: Arc<Guard>,
-    /// Connections begin with a PROXY header.
-    pub proxy_protocol: bool,
-    /// Separates this backend's upstream connections from those of others to the same address.
-    pub pool_group: u64,
-}
-
-/// The source of a backend is bad and no good form is known: it fails closed.
-#[derive(Debug, Clone, Copy)]
-pub struct BadSource;
-
-impl BoundBackend {
-    /// All endpoints known now: those by address, and what the names resolve to.
-    pub fn all_endpoints(&self) -> Vec<Arc<EndpointState>> {
-        let mut all = self.endpoints.clone();
-        all.extend(self.names.iter().flat_map(|name| name.endpoints().iter().cloned().collect::<Vec<_>>()));
-        all
-    }
-}
 
 /// What is known of a backend, as long as somebody else has it.
 #[derive(Default)]

@@ -20,6 +20,7 @@ mod limits;
 mod manifests;
 mod memory;
 mod observe;
+mod passthrough;
 mod pki;
 mod proxy_protocol;
 mod retries;

@@ -40,6 +40,8 @@ pub enum TlsRank {
 pub struct TlsClaim {
     /// The Secret; none asks for the default certificate.
     pub secret: Option<ObjectKey>,
+    /// TLS goes to the backend of this route as it is.
+    pub passthrough: Option<Arc<Route>>,
     /// How strong the claim is.
     pub rank: TlsRank,
     /// Where it stands, for messages.
@@ -80,6 +82,8 @@ pub struct Claims {
     policy: Policy,
     /// An access rule cannot be kept, so no request goes anywhere.
     locked: bool,
+    /// Hosts whose TLS is ended by the backend of a route.
+    pub(super) passes: BTreeMap<HostPattern, Arc<Route>>,
 }
 
 impl Claims {
@@ -115,6 +119,7 @@ impl Claims {
             class: class.clone(),
             policy: Policy::default(),
             locked: false,
+            passes: BTreeMap::new(),
         };
         claims.read_policy(ingress, settings, &object);
         claims.read_unsupported(ingress, &object);
@@ -127,6 +132,7 @@ impl Claims {
         }
         claims.read_rules(ingress, &object);
         claims.read_default(ingress, &object);
+        claims.read_passthrough(ingress, &object);
         claims.read_tls(ingress, store, &object);
         (Some(claims), Vec::new())
     }
@@ -152,7 +158,7 @@ impl Claims {
             && self.locked == other.locked
     }
 
-    fn report(
+    pub(super) fn report(
         &mut self,
         object: &ObjectRef,
         reason: DiagnosticReason,
@@ -383,7 +389,8 @@ impl Claims {
     }
 
     fn claim(&mut self, host: HostPattern, secret: Option<ObjectKey>, rank: TlsRank, field: &Arc<str>) {
-        self.tls.entry(host).or_default().push(TlsClaim { secret, rank, field: field.clone() });
+        let passthrough = self.passes.get(&host).filter(|_| secret.is_none()).cloned();
+        self.tls.entry(host).or_default().push(TlsClaim { secret, passthrough, rank, field: field.clone() });
     }
 
     /// Hosts of rules that no `hosts` lists get the first Secret of this Ingress that covers them, else the default

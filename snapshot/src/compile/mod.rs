@@ -16,6 +16,7 @@ mod host;
 mod index;
 mod mode;
 mod owner;
+mod passthrough;
 mod reach;
 mod references;
 mod stages;

@@ -27,6 +27,7 @@ pub fn build(host: &HostPattern, claims: &[&Arc<Claims>], store: &Store, ruled: 
     let Some((owner, strongest)) = ranked.first().copied() else { return (TlsHost::default(), Vec::new()) };
     let mut diagnostics = Vec::new();
     let mut chosen = TlsHost {
+        passthrough: strongest.passthrough.clone(),
         certificates: Vec::new(),
         redirect: strongest.rank == TlsRank::Rule || !ruled,
         by_rule: strongest.rank == TlsRank::Rule,
@@ -35,6 +36,9 @@ pub fn build(host: &HostPattern, claims: &[&Arc<Claims>], store: &Store, ruled: 
     let mut types: Vec<KeyType> = Vec::new();
     let name = host.to_string();
     for (claims, claim) in ranked {
+        if claim.passthrough.is_some() && claims.ingress != owner.ingress {
+            diagnostics.push(not_passed(host, claims, &claim.field, &owner.ingress));
+        }
         let Some(secret) = claim.secret.as_ref().filter(|secret| !chosen.certificates.contains(secret)) else {
             continue;
         };
@@ -72,6 +76,14 @@ fn too_many(host: &HostPattern, claims: &Claims, field: &Arc<str>, secret: &Obje
         "{host} has {MAX_CERTIFICATES} Secrets without a usable certificate already; Secret {secret} is not looked at for it until it has one"
     );
     Diagnostic::new(object, DiagnosticReason::CertificateConflict, format!("{field}.secretName"), message)
+}
+
+fn not_passed(host: &HostPattern, claims: &Claims, field: &Arc<str>, owner: &ObjectKey) -> Diagnostic {
+    let object = ObjectRef::new(Kind::Ingress, &claims.ingress);
+    let message = format!(
+        "Ingress {owner} decides about TLS of {host} (it has a rule for the host, is older, or sorts last); it is not passed through to a backend of this one"
+    );
+    Diagnostic::new(object, DiagnosticReason::CertificateConflict, field.clone(), message)
 }
 
 fn mismatch(host: &HostPattern, claims: &Claims, field: &Arc<str>, secret: &ObjectKey) -> Diagnostic {

@@ -31,6 +31,9 @@ pub fn is_access_rule(name: &str, value: &str) -> bool {
 /// On an Ingress: whether it only takes a share of another one's requests (ingress-nginx).
 pub const CANARY: &str = "nginx.ingress.kubernetes.io/canary";
 
+/// On an Ingress: TLS of its hosts is ended by the backend.
+pub const TLS_PASSTHROUGH: &str = "sluicegate.dev/tls-passthrough";
+
 /// On a Service: endpoints without an EndpointSlice, in standalone mode.
 pub const ENDPOINTS: &str = "sluicegate.dev/endpoints";
 

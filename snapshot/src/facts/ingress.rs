@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::annotation::{CANARY, NGINX_PREFIX, is_access_rule};
+use super::annotation::{CANARY, NGINX_PREFIX, TLS_PASSTHROUGH, is_access_rule};
 use super::{annotation_value, created, namespaced};
 use crate::key::ObjectKey;
 use crate::setting::{self, Setting, parse_bool};
@@ -92,6 +92,8 @@ pub struct IngressFacts {
     pub unread_annotations: Vec<UnreadAnnotation>,
     /// Annotation `nginx.ingress.kubernetes.io/canary` is true.
     pub canary: bool,
+    /// Annotation `sluicegate.dev/tls-passthrough`; `Some(None)`: it is no boolean.
+    pub tls_passthrough: Option<Option<bool>>,
     /// `spec.defaultBackend`.
     pub default_backend: Option<BackendFacts>,
     /// `spec.rules`.
@@ -112,6 +114,7 @@ pub fn facts(ingress: &Ingress) -> IngressFacts {
         settings: settings(meta),
         unread_annotations: unread_annotations(meta),
         canary: annotation_value(meta, CANARY).and_then(parse_bool) == Some(true),
+        tls_passthrough: annotation_value(meta, TLS_PASSTHROUGH).map(parse_bool),
         default_backend: spec.default_backend.as_ref().map(backend),
         rules: spec
             .rules

@@ -26,7 +26,7 @@ pub use ingress::{BackendFacts, IngressFacts, PathFacts, RuleFacts, TlsFacts, Un
 pub use secret::SecretFacts;
 pub use service::{AnnotatedEndpoints, ServiceFacts, ServiceKind, ServicePortFacts};
 
-pub use annotation::{CANARY, NGINX_PREFIX, parse_health_check};
+pub use annotation::{CANARY, NGINX_PREFIX, TLS_PASSTHROUGH, parse_health_check};
 
 use crate::diagnostic::Diagnostic;
 use crate::key::{Kind, ObjectKey};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::Route;
 use crate::key::ObjectKey;
 
 /// Kind of public key: a host may have one certificate of each.
@@ -108,4 +109,7 @@ pub struct TlsHost {
     /// The host is here only because a certificate names it whose tls entry lists no hosts.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub own_name: bool,
+    /// TLS is not ended here: connections for the host go to the backend of this route as they are (`sluicegate.dev/tls-passthrough`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passthrough: Option<Arc<Route>>,
 }

@@ -96,6 +96,8 @@ pub struct RouteTable<B: Bind> {
     tls_exact: ShardMap<Arc<TlsHost>>,
     tls_wildcard: ShardMap<Arc<TlsHost>>,
     certificates: ShardMap<Arc<CertificateEntry<B::Certificate>>>,
+    /// Hosts whose TLS is passed through.
+    passes: usize,
 }
 
 impl<B: Bind> Default for RouteTable<B> {
@@ -111,6 +113,7 @@ impl<B: Bind> Default for RouteTable<B> {
             tls_exact: ShardMap::default(),
             tls_wildcard: ShardMap::default(),
             certificates: ShardMap::default(),
+            passes: 0,
         }
     }
 }
@@ -128,6 +131,7 @@ impl<B: Bind> Clone for RouteTable<B> {
             tls_exact: self.tls_exact.clone(),
             tls_wildcard: self.tls_wildcard.clone(),
             certificates: self.certificates.clone(),
+            passes: self.passes,
         }
     }
 }
@@ -162,11 +166,15 @@ impl<B: Bind> RouteTable<B> {
             table.contents.put(&Arc::from(key.to_string()), value.clone());
         }
         for (host, value) in &change.tls_hosts {
-            match host {
-                HostPattern::Exact(name) => table.tls_exact.put(name, value.clone()),
-                HostPattern::Wildcard(suffix) => table.tls_wildcard.put(suffix, value.clone()),
-                HostPattern::Any => {}
-            }
+            let (entries, name) = match host {
+                HostPattern::Exact(name) => (&mut table.tls_exact, name),
+                HostPattern::Wildcard(suffix) => (&mut table.tls_wildcard, suffix),
+                HostPattern::Any => continue,
+            };
+            let passes =
+                |entry: Option<&Arc<TlsHost>>| usize::from(entry.is_some_and(|entry| entry.passthrough.is_some()));
+            table.passes = table.passes + passes(value.as_ref()) - passes(entries.get(name));
+            entries.put(name, value.clone());
         }
         for (key, value) in &change.certificates {
             let entry = value.as_ref().map(|source| {
@@ -217,6 +225,18 @@ impl<B: Bind> RouteTable<B> {
         let wildcard = parent_of(host).and_then(|parent| self.tls_wildcard.get(parent));
         let wildcard = wildcard.filter(|entry| self.may_name(entry, host));
         wildcard.is_some_and(|wildcard| wildcard.by_rule || (wildcard.redirect && self.exact.get(host).is_none()))
+    }
+
+    /// Whether TLS of any host is passed through.
+    pub fn passes_any(&self) -> bool {
+        self.passes > 0
+    }
+
+    /// The route that TLS of a server name (normalised) goes to as it is; `None`: it is ended here. A host with rules of its own is not its
+    /// wildcard's.
+    pub fn passthrough(&self, host: &str) -> Option<&Arc<Route>> {
+        let wildcard = || self.tls_wildcard.get(parent_of(host)?).filter(|_| self.exact.get(host).is_none());
+        self.tls_exact.get(host).or_else(wildcard)?.passthrough.as_ref()
     }
 
     fn tls_host(&self, host: &str) -> Option<&Arc<TlsHost>> {

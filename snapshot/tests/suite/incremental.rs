@@ -57,15 +57,23 @@ fn ingress() -> impl Strategy<Value = Value> {
     let meta = (pick(&["one", "two", "three", "four"]), pick(&["n1", "n2"]), prop::option::of(0..3u8));
     let class =
         (prop::option::of(pick(&["ours", "theirs", "absent"])), prop::option::of(pick(&["sluicegate", "nginx", ""])));
-    let redirect = prop::option::of(pick(&["true", "false", "maybe"]));
-    (meta, class, redirect, prop::option::of(backend()), prop::collection::vec(rule(), 0..4), prop::collection::vec(tls(), 0..3))
-        .prop_map(|((name, namespace, age), (class, class_annotation), redirect, default, rules, tls)| {
+    let set = |values: &'static [&'static str]| prop::option::of(pick(values));
+    let settings =
+        (set(&["true", "false", "maybe"]), set(&["0", "10m", "much"]), set(&["true", "true", "false", "maybe"]));
+    (meta, class, settings, prop::option::of(backend()), prop::collection::vec(rule(), 0..4), prop::collection::vec(tls(), 0..3))
+        .prop_map(|((name, namespace, age), (class, class_annotation), settings, default, rules, tls)| {
             let mut annotations = serde_json::Map::new();
             if let Some(value) = class_annotation {
                 annotations.insert("kubernetes.io/ingress.class".into(), value.into());
             }
-            if let Some(value) = redirect {
-                annotations.insert("nginx.ingress.kubernetes.io/ssl-redirect".into(), value.into());
+            let (redirect, body, passthrough) = settings;
+            let named = [
+                ("nginx.ingress.kubernetes.io/ssl-redirect", redirect),
+                ("nginx.ingress.kubernetes.io/proxy-body-size", body),
+                ("sluicegate.dev/tls-passthrough", passthrough),
+            ];
+            for (name, value) in named {
+                annotations.extend(value.map(|value| (name.to_owned(), value.into())));
             }
             let created = age.map(|age| format!("2024-01-01T00:00:0{age}Z"));
             json!({
@@ -79,18 +87,19 @@ fn ingress() -> impl Strategy<Value = Value> {
 fn service() -> impl Strategy<Value = Value> {
     let annotation = prop::option::of(pick(&["10.0.0.9:80", "http=10.0.0.9:80,[fd00::1]:81", "nowhere", "db.test:80"]));
     let health = prop::option::of(pick(&["tcp", "http path=/live", "icmp"]));
+    let proxy = prop::option::of(pick(&["v2", "off", "v1"]));
     let kind = prop_oneof![4 => Just(None), 1 => Just(Some("app.test")), 1 => Just(Some("-"))];
-    (pick(SERVICES), pick(&["n1", "n2"]), annotation, health, kind).prop_map(|(name, namespace, endpoints, health, external)| {
+    (pick(SERVICES), pick(&["n1", "n2"]), annotation, health, proxy, kind).prop_map(|(name, namespace, endpoints, health, proxy, external)| {
         json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": name, "namespace": namespace,
-                "annotations": without_nulls([("sluicegate.dev/endpoints", endpoints), ("sluicegate.dev/health-check", health)])},
+                "annotations": without_nulls([("sluicegate.dev/endpoints", endpoints), ("sluicegate.dev/health-check", health), ("sluicegate.dev/proxy-protocol", proxy)])},
             "spec": {"type": external.map(|_| "ExternalName"), "externalName": external, "ports": [{"name": "http", "port": 80}]},
         })
     })
 }
 
-fn without_nulls(pairs: [(&str, Option<String>); 2]) -> Value {
+fn without_nulls(pairs: [(&str, Option<String>); 3]) -> Value {
     pairs
         .into_iter()
         .filter_map(|(key, value)| Some((key.to_owned(), Value::from(value?))))
