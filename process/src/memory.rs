@@ -11,10 +11,12 @@ pub fn use_small_pages() {
     let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
-/// A control group that limits memory.
+/// The control group of the process, where it or one above it limits memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Group {
+    /// The lowest of the limits.
     limit: u64,
+    /// Its own directory: those above it hold others as well, whose use says nothing of this process.
     directory: PathBuf,
     files: &'static Files,
 }
@@ -28,18 +30,24 @@ struct Files {
     own: &'static str,
     limit: &'static str,
     used: &'static str,
-    /// The cache of files that nobody uses, in `memory.stat`.
-    cache: &'static str,
+    /// What is given back when there is need, in `memory.stat`: the cache of files, and that of the kernel.
+    cache: &'static [&'static str],
 }
 
 const VERSIONS: [Files; 2] = [
-    Files { below: "", own: ":/", limit: "memory.max", used: "memory.current", cache: "inactive_file " },
+    Files {
+        below: "",
+        own: ":/",
+        limit: "memory.max",
+        used: "memory.current",
+        cache: &["inactive_file", "active_file", "slab_reclaimable"],
+    },
     Files {
         below: "memory",
         own: "memory:/",
         limit: "memory.limit_in_bytes",
         used: "memory.usage_in_bytes",
-        cache: "total_inactive_file ",
+        cache: &["total_inactive_file", "total_active_file"],
     },
 ];
 
@@ -51,18 +59,16 @@ fn read_number(path: &Path) -> Option<u64> {
 }
 
 impl Group {
-    /// The group with the lowest limit, of the process' own and those above it. `own`: `/proc/self/cgroup`.
+    /// Of the version with the lowest limit. `own`: `/proc/self/cgroup`.
     fn lowest(root: &Path, own: &str) -> Option<Group> {
         let of_version = |files: &'static Files| {
             let path = own.lines().find_map(|line| line.split_once(':')?.1.strip_prefix(files.own))?;
             let root = root.join(files.below);
             let directory = root.join(path);
             let groups = directory.ancestors().take_while(|group| group.starts_with(&root));
-            let limited = groups.filter_map(|directory| {
-                let limit = read_number(&directory.join(files.limit)).filter(|limit| *limit < UNLIMITED)?;
-                Some(Group { limit, directory: directory.to_owned(), files })
-            });
-            limited.min_by_key(|group| group.limit)
+            let limits = groups.filter_map(|group| read_number(&group.join(files.limit)));
+            let limit = limits.min().filter(|limit| *limit < UNLIMITED)?;
+            Some(Group { limit, directory, files })
         };
         VERSIONS.iter().filter_map(of_version).min_by_key(|group| group.limit)
     }
@@ -71,8 +77,9 @@ impl Group {
     fn used(&self) -> Option<u64> {
         let used = read_number(&self.directory.join(self.files.used))?;
         let stat = std::fs::read_to_string(self.directory.join("memory.stat")).unwrap_or_default();
-        let cache = stat.lines().find_map(|line| line.strip_prefix(self.files.cache));
-        Some(used.saturating_sub(cache.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)))
+        let lines = stat.lines().filter_map(|line| line.split_once(' '));
+        let cache = lines.filter(|(name, _)| self.files.cache.contains(name));
+        Some(used.saturating_sub(cache.filter_map(|(_, bytes)| bytes.parse::<u64>().ok()).sum()))
     }
 }
 
@@ -103,7 +110,7 @@ impl Memory {
         self.limit
     }
 
-    /// Bytes that are used: what is resident, and at least what the group with the limit has in use, which counts more.
+    /// Bytes that are used: what is resident, and at least what the process' own group has in use, which counts more.
     pub fn used(&self) -> u64 {
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
         let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
@@ -132,11 +139,13 @@ mod tests {
         assert_eq!(lowest().limit, 1 << 30);
         std::fs::write(inner.join("memory.max"), "536870912\n").unwrap();
         assert_eq!((lowest().limit, lowest().directory), (512 << 20, inner.clone()));
+        std::fs::write(root.path().join("kubepods/memory.max"), "1048576\n").unwrap();
+        assert_eq!((lowest().limit, lowest().directory), (1 << 20, inner.clone()), "use is the process' own");
         assert_eq!(Group::lowest(root.path(), "12:cpu:/kubepods/pod\n"), None);
         std::fs::write(inner.join("memory.current"), "4096\n").unwrap();
         assert_eq!(lowest().used(), Some(4096));
-        std::fs::write(inner.join("memory.stat"), "anon 1\ninactive_file 1024\nactive_file 7\n").unwrap();
-        assert_eq!(lowest().used(), Some(3072), "the cache of files is nobody's");
+        std::fs::write(inner.join("memory.stat"), "anon 1\ninactive_file 1024\nactive_file 24\n").unwrap();
+        assert_eq!(lowest().used(), Some(3048), "the cache of files is nobody's");
     }
 
     #[test]

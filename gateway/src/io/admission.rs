@@ -92,13 +92,14 @@ impl Admission {
         trusted: bool,
         makes_room: impl FnOnce() -> bool,
     ) -> Result<Admitted, Rejection> {
-        if self.rate.as_ref().is_some_and(|rate| rate.check().is_err()) {
-            return Err(Rejection::TooManyNewConnections);
-        }
         let network = self.enter(peer, trusted)?;
         let has_room = self.open.fetch_add(1, Ordering::SeqCst) < self.limit;
         // Counted from here on, and no more if it is dropped.
         let admitted = Admitted { admission: self.clone(), network };
+        // Behind the network's own limit: who is over that takes nothing of what is everybody's.
+        if self.rate.as_ref().is_some_and(|rate| rate.check().is_err()) {
+            return Err(Rejection::TooManyNewConnections);
+        }
         if has_room || makes_room() { Ok(admitted) } else { Err(Rejection::TooManyConnections) }
     }
 }

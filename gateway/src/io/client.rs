@@ -70,6 +70,9 @@ pub struct Refusal {
     pub request_id: String,
 }
 
+/// Bytes that are read of one connection before all others that are ready have their turn: who floods one keeps nobody else waiting.
+const TURN: usize = 64 * 1024;
+
 /// Bytes that a connection may still send while the memory runs out: enough for a request, which is refused, or for the end of one.
 const LAST_BYTES: usize = 2048;
 
@@ -88,6 +91,8 @@ pub struct ClientStream {
     /// What is left of [`LAST_BYTES`].
     last_bytes: usize,
     retry: Option<Pin<Box<Sleep>>>,
+    /// Bytes that were read in this turn.
+    turn: usize,
     /// Seconds that the kernel was told.
     user_timeout: u32,
     tcp: TcpStream,
@@ -118,6 +123,7 @@ impl ClientStream {
             memory,
             last_bytes: LAST_BYTES,
             retry: None,
+            turn: 0,
             user_timeout: 0,
             socket: Arc::new(SocketDigest::from_raw_fd(tcp.as_raw_fd())),
             digest: Arc::new(ProxyDigest::new(carrier, Some(Box::new(info.clone())))),
@@ -146,6 +152,7 @@ impl ClientStream {
 
     /// Reads some more without using it, until there are so many bytes; false: there are, or the client has ended.
     pub async fn read_ahead(&mut self, most: usize) -> bool {
+        let most = if self.memory.pressure() == Pressure::Refusing { LAST_BYTES } else { most };
         let room = most.saturating_sub(self.ahead.len());
         self.ahead.reserve(room.min(HELLO));
         let mut part = (&mut self.tcp).take(room as u64);
@@ -184,7 +191,15 @@ impl AsyncRead for ClientStream {
             this.retry = None;
         }
         this.last_bytes = LAST_BYTES;
-        Pin::new(&mut this.tcp).poll_read(cx, buf)
+        if this.turn >= TURN {
+            this.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.tcp).poll_read(cx, buf);
+        this.turn = if read.is_pending() { 0 } else { this.turn + buf.filled().len() - before };
+        read
     }
 }
 

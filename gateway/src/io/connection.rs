@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::admission::Admitted;
 use super::client::{ClientInfo, ClientStream};
 use super::idle::IdleConnections;
-use super::proxy_protocol::{self, Failed};
+use super::proxy_protocol::{self, Client, Failed, Whose};
 use super::turns::{Shed, Turns};
 use crate::lane::Gateway;
 use crate::observe::Cells;
@@ -55,11 +55,13 @@ impl Serve {
         let Ok(local) = tcp.local_addr() else { return };
         let mut connection = self.facts(scheme, peer, local);
         if is_trusted(&self.shared.settings.proxy_protocol, connection.peer) {
-            match self.behind_proxy(scheme, &mut tcp).await {
-                Err(()) => return,
-                Ok(None) => {}
-                Ok(Some(client)) => {
-                    connection = client;
+            match self.behind_proxy(&mut tcp).await {
+                None => return,
+                Some(Whose::Proxy) => {}
+                // It is no proxy's, and may say nothing of forwarding.
+                Some(Whose::Unknown) => connection.trusted = false,
+                Some(Whose::Client(client)) => {
+                    connection = self.client_facts(scheme, client);
                     if let Err(why) = admitted.is_of(connection.peer, connection.trusted) {
                         return self.cells.reject(why);
                     }
@@ -76,27 +78,30 @@ impl Serve {
         }
     }
 
-    /// Reads the PROXY header that is due. `None`: the proxy speaks for itself.
-    async fn behind_proxy(&self, scheme: Scheme, tcp: &mut TcpStream) -> Result<Option<Connection>, ()> {
+    /// Reads the PROXY header that is due. `None`: the connection is over.
+    async fn behind_proxy(&self, tcp: &mut TcpStream) -> Option<Whose> {
         let limit = Duration::from_secs(self.shared.settings.timeouts.handshake.into());
         let header = timeout(limit, proxy_protocol::read(tcp)).await;
-        let client = match header.unwrap_or(Err(Failed::Malformed("it takes too long"))) {
-            Ok(Some(client)) => client,
-            Ok(None) => return Ok(None),
+        match header.unwrap_or(Err(Failed::Malformed("it takes too long"))) {
+            Ok(whose) => Some(whose),
             // Whoever only connects looks whether somebody listens.
-            Err(Failed::Gone) => return Err(()),
+            Err(Failed::Gone) => None,
             Err(Failed::Malformed(detail)) => {
                 tracing::debug!(detail, "no PROXY header, or a malformed one");
                 self.cells.reject(Rejection::MalformedProxyHeader);
-                return Err(());
+                None
             }
-        };
+        }
+    }
+
+    /// What a PROXY header tells.
+    fn client_facts(&self, scheme: Scheme, client: Client) -> Connection {
         let mut connection = self.facts(scheme, client.source, client.destination);
         // A proxy that ended TLS says so, or was reached at the port for it.
         if client.tls || client.destination.port() == connection.https_port {
             connection.client_scheme = Scheme::Https;
         }
-        Ok(Some(connection))
+        connection
     }
 
     fn facts(&self, scheme: Scheme, peer: SocketAddr, local: SocketAddr) -> Connection {

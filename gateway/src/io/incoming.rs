@@ -68,8 +68,13 @@ impl<S: AsyncRead + Unpin> Incoming<S> {
 
     /// Reads what is there; 0: the client has ended.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.poll_fill_most(READ, cx)
+    }
+
+    /// The same, at most so many bytes.
+    pub fn poll_fill_most(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut scratch = [MaybeUninit::uninit(); READ];
-        let mut read = ReadBuf::uninit(&mut scratch);
+        let mut read = ReadBuf::uninit(&mut scratch[..most.min(READ)]);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
         self.buffer.extend_from_slice(read.filled());
         Poll::Ready(Ok(read.filled().len()))

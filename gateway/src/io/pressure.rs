@@ -86,7 +86,7 @@ impl Ladder {
     /// Bytes of an answer that are read at a time: what is read and not taken by the client is a few times that.
     pub fn piece(&self) -> usize {
         match self.pressure() {
-            Pressure::None => 64 * 1024,
+            Pressure::None => 16 * 1024,
             Pressure::ShortIdle => 8 * 1024,
             Pressure::NoKeepAlive => 4 * 1024,
             Pressure::Refusing => 1024,

@@ -29,6 +29,17 @@ const LONGEST_BLOCK: usize = 4096;
 const TLV_SSL: u8 = 0x20;
 const CLIENT_SSL: u8 = 1;
 
+/// Whose connection it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// The proxy's own, to check health.
+    Proxy,
+    /// A client's, of whom nothing is known.
+    Unknown,
+    /// A client's.
+    Client(Client),
+}
+
 /// What a header says of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
@@ -55,11 +66,11 @@ impl From<io::Error> for Failed {
     }
 }
 
-/// Reads the header, and nothing behind it. `None`: the proxy speaks for itself, to check health.
+/// Reads the header, and nothing behind it.
 ///
 /// # Errors
 /// There is none.
-pub async fn read(tcp: &mut TcpStream) -> Result<Option<Client>, Failed> {
+pub async fn read(tcp: &mut TcpStream) -> Result<Whose, Failed> {
     let mut start = [0; SHORTEST];
     let mut have = 0;
     while have < SHORTEST {
@@ -80,7 +91,7 @@ fn begins_as(bytes: &[u8], pattern: &[u8]) -> bool {
     bytes.iter().zip(pattern).all(|(byte, wanted)| byte == wanted)
 }
 
-async fn read_line(tcp: &mut TcpStream, start: &[u8]) -> Result<Option<Client>, Failed> {
+async fn read_line(tcp: &mut TcpStream, start: &[u8]) -> Result<Whose, Failed> {
     let mut line = start.to_vec();
     while !line.ends_with(b"\n") {
         let mut next = [0; LONGEST_LINE];
@@ -100,7 +111,7 @@ async fn read_line(tcp: &mut TcpStream, start: &[u8]) -> Result<Option<Client>, 
     version1(&line).map_err(Failed::Malformed)
 }
 
-async fn read_block(tcp: &mut TcpStream, start: &[u8; SHORTEST]) -> Result<Option<Client>, Failed> {
+async fn read_block(tcp: &mut TcpStream, start: &[u8; SHORTEST]) -> Result<Whose, Failed> {
     let length = usize::from(u16::from_be_bytes([start[14], tcp.read_u8().await?]));
     if length > LONGEST_BLOCK {
         return Err(Failed::Malformed("it is too long"));
@@ -111,7 +122,7 @@ async fn read_block(tcp: &mut TcpStream, start: &[u8; SHORTEST]) -> Result<Optio
 }
 
 /// Section 2.1. `line`: with its end.
-fn version1(line: &[u8]) -> Result<Option<Client>, &'static str> {
+fn version1(line: &[u8]) -> Result<Whose, &'static str> {
     let text = line.strip_suffix(b"\r\n").ok_or("the line does not end in CR LF")?;
     let text = std::str::from_utf8(text).map_err(|_| "the line is no text")?;
     let mut words = text.split(' ').skip(1);
@@ -119,7 +130,7 @@ fn version1(line: &[u8]) -> Result<Option<Client>, &'static str> {
     let family = word()?;
     let (source, destination) = match family {
         // What else stands there has no meaning.
-        "UNKNOWN" => return Ok(None),
+        "UNKNOWN" => return Ok(Whose::Unknown),
         "TCP4" => (address::<Ipv4Addr>(word()?)?, address::<Ipv4Addr>(word()?)?),
         "TCP6" => (address::<Ipv6Addr>(word()?)?, address::<Ipv6Addr>(word()?)?),
         _ => return Err("the protocol is neither TCP4, TCP6 nor UNKNOWN"),
@@ -129,7 +140,7 @@ fn version1(line: &[u8]) -> Result<Option<Client>, &'static str> {
         return Err("something follows the ports");
     }
     let (source, destination) = (SocketAddr::new(source, from), SocketAddr::new(destination, to));
-    Ok(Some(Client { source, destination, tls: false }))
+    Ok(Whose::Client(Client { source, destination, tls: false }))
 }
 
 fn address<A: std::str::FromStr + Into<IpAddr>>(text: &str) -> Result<IpAddr, &'static str> {
@@ -142,20 +153,20 @@ fn port(text: &str) -> Result<u16, &'static str> {
 }
 
 /// Section 2.2. `command`: with the version in its upper half; `block`: addresses and extensions.
-fn version2(command: u8, family: u8, block: &[u8]) -> Result<Option<Client>, &'static str> {
+fn version2(command: u8, family: u8, block: &[u8]) -> Result<Whose, &'static str> {
     match command {
-        0x20 => return Ok(None),
+        0x20 => return Ok(Whose::Proxy),
         0x21 => {}
         _ => return Err("version or command are unknown"),
     }
     let (source, destination, rest) = match family {
         // No address, or one of a Unix socket: nobody's that a backend could know.
-        0x00 | 0x31 => return Ok(None),
+        0x00 | 0x31 => return Ok(Whose::Unknown),
         0x11 => addresses::<4>(block)?,
         0x21 => addresses::<16>(block)?,
         _ => return Err("the protocol is not TCP"),
     };
-    Ok(Some(Client { source, destination, tls: tells_tls(rest)? }))
+    Ok(Whose::Client(Client { source, destination, tls: tells_tls(rest)? }))
 }
 
 /// Two addresses of `N` bytes, their ports, and what follows them.
@@ -220,19 +231,26 @@ fn mapped(address: IpAddr) -> Ipv6Addr {
 mod tests {
     use super::*;
 
-    fn of(line: &str) -> Result<Option<Client>, &'static str> {
+    fn of(line: &str) -> Result<Whose, &'static str> {
         version1(format!("{line}\r\n").as_bytes())
+    }
+
+    fn client(whose: Result<Whose, &'static str>) -> Client {
+        match whose {
+            Ok(Whose::Client(client)) => client,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn version_1_tells_addresses_of_two_families_or_nothing() {
-        let client = of("PROXY TCP4 192.0.2.7 198.51.100.1 4444 443").unwrap().unwrap();
-        assert_eq!(client.source, "192.0.2.7:4444".parse().unwrap());
-        assert_eq!(client.destination, "198.51.100.1:443".parse().unwrap());
-        let client = of("PROXY TCP6 2001:db8::7 ::1 0 65535").unwrap().unwrap();
-        assert_eq!(client.source, "[2001:db8::7]:0".parse().unwrap());
-        assert_eq!(of("PROXY UNKNOWN"), Ok(None));
-        assert_eq!(of("PROXY UNKNOWN ffff::1 ffff::2 65535 65535"), Ok(None));
+        let told = client(of("PROXY TCP4 192.0.2.7 198.51.100.1 4444 443"));
+        assert_eq!(told.source, "192.0.2.7:4444".parse().unwrap());
+        assert_eq!(told.destination, "198.51.100.1:443".parse().unwrap());
+        let told = client(of("PROXY TCP6 2001:db8::7 ::1 0 65535"));
+        assert_eq!(told.source, "[2001:db8::7]:0".parse().unwrap());
+        assert_eq!(of("PROXY UNKNOWN"), Ok(Whose::Unknown));
+        assert_eq!(of("PROXY UNKNOWN ffff::1 ffff::2 65535 65535"), Ok(Whose::Unknown));
     }
 
     #[test]
@@ -266,16 +284,16 @@ mod tests {
     fn version_2_tells_addresses_and_whether_the_client_used_tls() {
         let (source, destination) = ("192.0.2.7:4444".parse().unwrap(), "198.51.100.1:443".parse().unwrap());
         let written = write(source, destination);
-        assert_eq!(version2(written[12], written[13], &written[16..]).unwrap().unwrap().source, source);
+        assert_eq!(client(version2(written[12], written[13], &written[16..])).source, source);
         let extension = |flags: u8| [&written[16..], &[4, 0, 2, 0, 0], &[TLV_SSL, 0, 5, flags, 0, 0, 0, 0]].concat();
-        assert!(version2(0x21, 0x11, &extension(CLIENT_SSL)).unwrap().unwrap().tls);
-        assert!(!version2(0x21, 0x11, &extension(2)).unwrap().unwrap().tls);
-        assert_eq!(version2(0x20, 0x11, &written[16..]), Ok(None));
-        assert_eq!(version2(0x21, 0x00, b""), Ok(None));
-        assert_eq!(version2(0x21, 0x31, &[0; 216]), Ok(None));
+        assert!(client(version2(0x21, 0x11, &extension(CLIENT_SSL))).tls);
+        assert!(!client(version2(0x21, 0x11, &extension(2))).tls);
+        assert_eq!(version2(0x20, 0x11, &written[16..]), Ok(Whose::Proxy));
+        assert_eq!(version2(0x21, 0x00, b""), Ok(Whose::Unknown));
+        assert_eq!(version2(0x21, 0x31, &[0; 216]), Ok(Whose::Unknown));
         let mixed = write(source, "[2001:db8::1]:443".parse().unwrap());
-        let client = version2(mixed[12], mixed[13], &mixed[16..]).unwrap().unwrap();
-        assert_eq!(client.source.ip().to_canonical(), source.ip());
+        let told = client(version2(mixed[12], mixed[13], &mixed[16..]));
+        assert_eq!(told.source.ip().to_canonical(), source.ip());
     }
 
     #[test]

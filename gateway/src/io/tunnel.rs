@@ -2,17 +2,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use sluicegate_snapshot::host::RequestHost;
 use sluicegate_snapshot::model::{Route, Target};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::client::{ClientInfo, ClientStream};
 use super::connection::Serve;
+use super::idle::IdleConnections;
 use super::incoming::Incoming;
 use super::proxy_protocol;
 use crate::clock;
@@ -20,8 +21,12 @@ use crate::lane::load::Load;
 use crate::observe::access_log::Line;
 use crate::phase::{Reason, admit};
 use crate::tls::client_hello::{self, Hello, MAX_HELLO};
+use crate::upstream::connection::is_local;
 use crate::upstream::pick::{self, MAX_TRIES, Tried};
 use crate::upstream::{BoundBackend, EndpointState};
+
+/// How often a tunnel is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What passes through a tunnel.
 struct Tunnel {
@@ -41,6 +46,8 @@ struct Moved {
     to_client: AtomicU64,
     /// Milliseconds of [`clock`].
     last: AtomicU64,
+    /// One direction has ended.
+    half: AtomicBool,
 }
 
 impl Moved {
@@ -49,14 +56,24 @@ impl Moved {
         self.last.store(clock::now_ms(), Ordering::Relaxed);
     }
 
-    /// Resolves when nothing has moved for so long.
-    async fn idle(&self, limit: Duration) {
+    /// Resolves when nothing has moved for so long; once one direction has ended, for `half`. Meanwhile the tunnel stands in line with all
+    /// connections that only wait, and goes when there is no room for others.
+    async fn idle(&self, waiting: &IdleConnections, limit: Duration, half: Duration) {
+        let mut place = waiting.enter();
+        let mut since = self.last.load(Ordering::Relaxed);
         loop {
-            let quiet = Duration::from_millis(clock::now_ms().saturating_sub(self.last.load(Ordering::Relaxed)));
-            if quiet >= limit {
+            tokio::select! {
+                () = place.told_to_end() => return,
+                () = sleep(LOOK) => {}
+            }
+            let last = self.last.load(Ordering::Relaxed);
+            if last != since {
+                (place, since) = (waiting.enter(), last);
+            }
+            let limit = if self.half.load(Ordering::Relaxed) { half.min(limit) } else { limit };
+            if Duration::from_millis(clock::now_ms().saturating_sub(last)) >= limit {
                 return;
             }
-            sleep_until(tokio::time::Instant::now() + (limit - quiet)).await;
         }
     }
 }
@@ -68,11 +85,17 @@ impl Serve {
         if !self.shared.table.load().passes_any() {
             return None;
         }
+        // It is looked at when there is enough of it, and not with every byte that comes.
+        let mut enough = 0;
         let name = loop {
-            match client_hello::server_name(client.ahead()) {
-                Hello::Name(name) => break name?,
-                Hello::Incomplete if client.read_ahead(MAX_HELLO).await => {}
-                Hello::Incomplete => return None,
+            if client.ahead().len() >= enough {
+                match client_hello::server_name(client.ahead()) {
+                    Hello::Name(name) => break name?,
+                    Hello::Incomplete => enough = client_hello::enough(client.ahead()),
+                }
+            }
+            if !client.read_ahead(MAX_HELLO).await {
+                return None;
             }
         };
         let name = RequestHost::parse(&name).ok()?;
@@ -129,11 +152,19 @@ impl Serve {
         let (from_upstream, to_upstream) = upstream.into_split();
         let up = carry(from_client, to_upstream, stall, |bytes| moved.count(&moved.from_client, bytes));
         let down = carry(from_upstream, to_client, stall, |bytes| moved.count(&moved.to_client, bytes));
-        let up = async { up.await.map_err(|failed| failed.of(Reason::ClientClosed, Reason::UpstreamTimeout)) };
-        let down = async { down.await.map_err(|failed| failed.of(Reason::UpstreamReset, Reason::ClientStalled)) };
+        let half = || {
+            moved.half.store(true, Ordering::Relaxed);
+            moved.last.store(clock::now_ms(), Ordering::Relaxed);
+        };
+        let up = async {
+            up.await.map(|()| half()).map_err(|failed| failed.of(Reason::ClientClosed, Reason::UpstreamTimeout))
+        };
+        let down = async {
+            down.await.map(|()| half()).map_err(|failed| failed.of(Reason::UpstreamReset, Reason::ClientStalled))
+        };
         tokio::select! {
             ended = async { tokio::try_join!(up, down) } => ended.map(|_| ()),
-            () = moved.idle(idle) => Err(Reason::IdleTimeout),
+            () = moved.idle(&self.idle, idle, stall) => Err(Reason::IdleTimeout),
         }
     }
 
@@ -149,14 +180,18 @@ impl Serve {
                 return Err(Reason::EndpointsRefused);
             }
             let started = Instant::now();
-            if let Ok(Ok(stream)) = timeout(limit, TcpStream::connect(endpoint.address)).await {
-                // Without the option it is only slower.
-                let _ = stream.set_nodelay(true);
-                endpoint.connected();
-                self.cells.connected(started.elapsed());
-                return Ok((endpoint.clone(), stream));
+            match timeout(limit, TcpStream::connect(endpoint.address)).await {
+                Ok(Ok(stream)) => {
+                    // Without the option it is only slower.
+                    let _ = stream.set_nodelay(true);
+                    endpoint.connected();
+                    self.cells.connected(started.elapsed());
+                    return Ok((endpoint.clone(), stream));
+                }
+                // The gateway's own trouble is no endpoint's.
+                Ok(Err(error)) if is_local(&error) => {}
+                _ => backend.connect_failed(endpoint),
             }
-            backend.connect_failed(endpoint);
             tried.push(endpoint.address);
         }
         Err(if tried.is_empty() { Reason::NoEndpoints } else { Reason::ConnectFailed })

@@ -36,7 +36,7 @@ impl Gateway {
         }
         let request = session.req_header();
         let connection = Self::connection(ctx);
-        let client = address::client(&self.shared.settings.trusted_proxies, connection.peer, &request.headers);
+        let client = address::client(&self.shared.settings.trusted_proxies, &connection, &request.headers);
         let target = match &ctx.canonical {
             Some(canonical) => canonical.target(),
             None => request.raw_path().to_vec(),

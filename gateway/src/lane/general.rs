@@ -169,7 +169,7 @@ impl Gateway {
     /// What a connection to a backend with `sluicegate.dev/proxy-protocol` begins with.
     fn proxy_header(&self, request: &RequestHeader, ctx: &Ctx) -> Vec<u8> {
         let connection = Self::connection(ctx);
-        let client = address::client(&self.shared.settings.trusted_proxies, connection.peer, &request.headers);
+        let client = address::client(&self.shared.settings.trusted_proxies, &connection, &request.headers);
         // Of a client that only a field names no port is known.
         let port = if client == connection.peer { connection.peer_port } else { 0 };
         proxy_protocol::write(SocketAddr::new(client, port), connection.local)
@@ -328,7 +328,7 @@ impl ProxyHttp for Gateway {
         let connection = Self::connection(ctx);
         let downstream = session.req_header();
         let head = view::head(downstream, &connection);
-        let client = address::client(&self.shared.settings.trusted_proxies, connection.peer, head.headers);
+        let client = address::client(&self.shared.settings.trusted_proxies, &connection, head.headers);
         let authority = downstream.uri.authority().filter(|_| downstream.version == Version::HTTP_2);
         let host = forward::authority(head.headers, authority);
         let edits = forward::edits(&head, &Forwarding { client, request_id: &ctx.request_id, host });
@@ -357,9 +357,12 @@ impl ProxyHttp for Gateway {
         _: bool,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
+        if let Some(held) = ctx.info.as_ref().and_then(|info| info.held.get()) {
+            held.keeps(session.body_bytes_read());
+        }
         let limit = ctx.route.as_ref().map_or(0, |route| route.policy.body_limit);
-        // What is sent once more was counted when it was read.
-        if limit == 0 || session.body_bytes_read() as u64 <= limit {
+        // What is sent once more was counted when it was read; what follows an upgrade is no body.
+        if limit == 0 || session.was_upgraded() || session.body_bytes_read() as u64 <= limit {
             return Ok(());
         }
         *body = None;
@@ -402,14 +405,14 @@ impl ProxyHttp for Gateway {
 
     fn response_body_filter(
         &self,
-        _: &mut Session,
-        _: &mut Option<Bytes>,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> pingora::Result<Option<Duration>> {
         ctx.passed |= end_of_stream;
         if let Some(held) = ctx.info.as_ref().and_then(|info| info.held.get()) {
-            held.passed();
+            held.passed(body.as_ref().map_or(0, Bytes::len), session.body_bytes_sent());
         }
         Ok(None)
     }

@@ -196,8 +196,8 @@ impl AccessLog {
             reason,
             Reason::Upstream | Reason::StaticFile | Reason::NotModified | Reason::TlsRedirect | Reason::Healthy
         );
-        if served {
-            return status >= 500 || self.sample >= 1.0 || rand::random::<f64>() < self.sample;
+        if served && status < 500 {
+            return self.sample >= 1.0 || rand::random::<f64>() < self.sample;
         }
         self.per_reason == 0 || self.windows[reason as usize].admits(clock::now_ms() / 1000, self.per_reason)
     }

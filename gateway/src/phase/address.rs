@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use http::HeaderMap;
 use ipnet::IpNet;
 
+use super::Connection;
+
 /// IPv4-mapped IPv6 addresses as what they are: `::ffff:a.b.c.d` comes from a dual-stack socket.
 pub fn unmap(address: IpAddr) -> IpAddr {
     address.to_canonical()
@@ -15,11 +17,11 @@ pub fn is_trusted(networks: &[IpNet], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&address))
 }
 
-/// The client's address: the peer, or, where the peer is trusted, the first address of `X-Forwarded-For`, read from the
+/// The client's address: the peer, or, where the connection is trusted, the first address of `X-Forwarded-For`, read from the
 /// right, that is not itself trusted. An entry that is no address ends the walk: what stands left of it is hearsay.
-pub fn client(networks: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-    let mut client = peer;
-    if !is_trusted(networks, peer) {
+pub fn client(networks: &[IpNet], connection: &Connection, headers: &HeaderMap) -> IpAddr {
+    let mut client = connection.peer;
+    if !connection.trusted {
         return client;
     }
     let values: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
@@ -46,6 +48,7 @@ fn parse(text: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::phase::Scheme;
 
     fn walk(peer: &str, forwarded: &[&str]) -> String {
         let networks: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
@@ -53,7 +56,11 @@ mod tests {
         for value in forwarded {
             headers.append("x-forwarded-for", value.parse().unwrap());
         }
-        client(&networks, peer.parse().unwrap(), &headers).to_string()
+        let peer: IpAddr = peer.parse().unwrap();
+        let local = ([10, 0, 0, 2], 80).into();
+        let trusted = is_trusted(&networks, peer);
+        let connection = Connection { trusted, ..Connection::new(Scheme::Http, (peer, 1024).into(), local) };
+        client(&networks, &connection, &headers).to_string()
     }
 
     #[test]

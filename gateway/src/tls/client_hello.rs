@@ -31,6 +31,12 @@ pub fn server_name(bytes: &[u8]) -> Hello {
     }
 }
 
+/// Bytes from which on it is worth to look again at what was incomplete: the end of the first record, else twice as many.
+pub fn enough(bytes: &[u8]) -> usize {
+    let first = bytes.get(3..5).map_or(5, |length| 5 + usize::from(u16::from_be_bytes([length[0], length[1]])));
+    if bytes.len() < first { first.min(MAX_HELLO) } else { (2 * bytes.len()).min(MAX_HELLO) }
+}
+
 /// The bytes do not suffice.
 struct Short;
 
@@ -171,6 +177,7 @@ mod tests {
         assert_eq!(server_name(&hello), name);
         for length in 0..hello.len() {
             assert_eq!(server_name(&hello[..length]), Hello::Incomplete, "{length}");
+            assert_eq!(enough(&hello[..length]), if length < 5 { 5 } else { hello.len() });
         }
         for size in [1, 7, 100] {
             assert_eq!(server_name(&in_records(&hello, size)), name, "{size}");

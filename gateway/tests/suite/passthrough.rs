@@ -269,3 +269,83 @@ fn what_cannot_be_passed_through_is_said_and_ended_here() {
     assert!(text.contains("expected \\\"true\\\" or \\\"false\\\"") && text.contains("without a secretName"), "{text}");
     assert!(!text.contains("default/off"), "{text}");
 }
+
+#[test]
+fn a_tunnel_of_which_one_end_is_gone_does_not_wait_for_the_other() {
+    // It closes as soon as it has something.
+    let backend = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = backend.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in backend.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 1024]);
+        }
+    });
+    let annotation = ", sluicegate.dev/client-write-timeout: 1s";
+    let manifests = [service("hasty", &address.to_string()), passing("hasty", &["hasty.test"], annotation)];
+    let gateway = Start::with(&manifests.join("---\n")).ready();
+    let mut client = client::connect(gateway.https);
+    client.send(hello_of("hasty.test"));
+    // It neither closes nor says anything.
+    gateway.wait_metric("sluicegate_tls_passthrough_total", &[], 1.0);
+    gateway.wait_metric("sluicegate_connections", &["https"], 0.0);
+}
+
+#[test]
+fn a_tunnel_that_only_waits_makes_room_for_others() {
+    let silent = Scripted::new(|mut incoming| drop(incoming.body_until(b"never")));
+    let manifests = [
+        service("silent", &silent.address.to_string()),
+        passing("silent", &["silent.test"], ""),
+        service("web", &echo().to_string()),
+        crate::backends::host_to_web("plain", "b.test", "[]"),
+    ];
+    let limits = json!({"connections": 1});
+    let gateway = Start::with(&manifests.join("---\n")).set("workers", 1.into()).set("limits", limits).ready();
+    let mut client = client::connect(gateway.https);
+    client.send(hello_of("silent.test"));
+    gateway.wait_metric("sluicegate_upstream_inflight", &[], 1.0);
+    assert_eq!(gateway.get("b.test", "/").status, 200);
+    assert!(client.is_closed());
+}
+
+#[test]
+fn only_who_has_the_first_rule_of_a_host_takes_its_tls() {
+    let pair = pki::ecdsa(&["backend.test"]);
+    let secure = tls_echo(&pair);
+    let of = |namespace: &str, year: u32, manifest: &str| {
+        let created = format!("metadata: {{namespace: {namespace}, creationTimestamp: '{year}-01-01T00:00:00Z', ");
+        manifest.replace("metadata: {", &created)
+    };
+    let in_namespace = |namespace: &str, manifest: &str| {
+        manifest.replace("metadata:\n  name:", &format!("metadata:\n  namespace: {namespace}\n  name:"))
+    };
+    let manifests = [
+        in_namespace("old", &service("web", &echo().to_string())),
+        of("old", 2020, &crate::backends::host_to_web("plain", "a.test", "[]")),
+        in_namespace("new", &service("secure", &secure.to_string())),
+        of("new", 2021, &passing("secure", &["a.test", "free.test"], "")),
+    ];
+    let gateway = Start::with(&manifests.join("---\n")).ready();
+    assert_eq!(shown(&gateway, Some("free.test")), ["backend.test"]);
+    assert_eq!(shown(&gateway, Some("a.test")), ["sluicegate.invalid"], "it came later: paths of a.test are another's");
+    let text = gateway.admin_page("/diagnostics").text();
+    assert!(text.contains("Ingress old/plain decides about TLS of a.test"), "{text}");
+    // When the older rule is gone there is nobody to take anything from.
+    gateway.apply(&manifests[2..].join("---\n"));
+    assert_eq!(shown(&gateway, Some("a.test")), ["backend.test"]);
+}
+
+#[test]
+fn only_hosts_of_entries_without_a_secret_name_are_passed_through() {
+    let pair = pki::ecdsa(&["backend.test"]);
+    let hosts = ["listed.test", "bad.test", "unlisted.test"];
+    let passing = passing("secure", &hosts, "").replace(
+        &format!("tls: [{{hosts: {hosts:?}}}]"),
+        "tls: [{hosts: [listed.test]}, {hosts: [bad.test], secretName: Bad_Name}]",
+    );
+    let gateway = Start::with(&[service("secure", &tls_echo(&pair).to_string()), passing].join("---\n")).ready();
+    assert_eq!(shown(&gateway, Some("listed.test")), ["backend.test"]);
+    for name in ["bad.test", "unlisted.test"] {
+        assert_eq!(shown(&gateway, Some(name)), ["sluicegate.invalid"], "{name}");
+    }
+}

@@ -108,6 +108,14 @@ fn forwarding_fields_are_believed_of_a_client_that_is_trusted_itself() {
         (stranger.echoed("x-forwarded-for"), stranger.echoed("x-real-ip")),
         (vec!["192.0.2.7".into()], vec!["192.0.2.7".into()])
     );
+    // Whose it is nobody knows, but it is not the proxy's: a client may be behind it.
+    for header in [b"PROXY UNKNOWN\r\n".to_vec(), version2(0x21, 0x00, b""), version2(0x21, 0x31, &[0; 216])] {
+        let unknown = ask(gateway.http, &header, request, 4096).read(false);
+        assert_eq!(unknown.echoed("x-forwarded-for"), ["127.0.0.9"]);
+        assert_eq!(unknown.echoed("x-real-ip"), ["127.0.0.9"]);
+    }
+    let itself = ask(gateway.http, &version2(0x20, 0x00, b""), request, 4096).read(false);
+    assert_eq!(itself.echoed("x-real-ip"), ["203.0.113.9"]);
     let proxy = of("10.1.2.3");
     assert_eq!(proxy.echoed("x-forwarded-for"), ["203.0.113.5, 203.0.113.9, 10.1.2.3"]);
     assert_eq!(proxy.echoed("x-real-ip"), ["203.0.113.9"]);

@@ -184,3 +184,22 @@ fn a_websocket_that_is_silent_ends_when_the_route_says_so() {
     assert!(connection.is_closed());
     gateway.wait_metric("sluicegate_requests_total", &["IdleTimeout"], 1.0);
 }
+
+#[test]
+fn what_follows_an_upgrade_is_no_body() {
+    let backend = Scripted::new(|mut incoming| {
+        incoming.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+        assert_eq!(incoming.body_until(b"end").len(), 3 * 8 + 3);
+        incoming.send("all of it");
+    });
+    let manifests = [service("web", &backend.address.to_string()), annotated("small", &format!("{SIZE}: '10'"))];
+    let gateway = Start::with(&manifests.join("---\n")).ready();
+    let mut connection = client::connect(gateway.http);
+    connection.send("GET / HTTP/1.1\r\nHost: small.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert_eq!(connection.read_head().status, 101);
+    for _ in 0..3 {
+        connection.send("12345678");
+    }
+    connection.send("end");
+    assert_eq!(connection.some(9), b"all of it", "as with ingress-nginx, the limit is one of requests");
+}

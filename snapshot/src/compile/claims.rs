@@ -354,7 +354,7 @@ impl Claims {
                     ),
                     Ok(host) => {
                         let rank = if self.hosts.contains_key(&host) { TlsRank::Rule } else { TlsRank::Listed };
-                        self.claim(host, secret.clone(), rank, &field);
+                        self.claim(host, secret.clone(), tls.secret.is_none(), rank, &field);
                     }
                     Err(error) => {
                         let message = format!("host `{}`: {error}; the host is skipped", host.escape_debug());
@@ -363,7 +363,7 @@ impl Claims {
                     }
                 }
             }
-            entries.push(Entry::new(secret, tls.hosts.is_empty(), field, store));
+            entries.push(Entry::new(tls, secret, field, store));
         }
         if !entries.is_empty() {
             self.claim_rule_hosts(&entries, object);
@@ -388,8 +388,9 @@ impl Claims {
         Some(secret)
     }
 
-    fn claim(&mut self, host: HostPattern, secret: Option<ObjectKey>, rank: TlsRank, field: &Arc<str>) {
-        let passthrough = self.passes.get(&host).filter(|_| secret.is_none()).cloned();
+    /// `bare`: an entry without `secretName` says so.
+    fn claim(&mut self, host: HostPattern, secret: Option<ObjectKey>, bare: bool, rank: TlsRank, field: &Arc<str>) {
+        let passthrough = self.passes.get(&host).filter(|_| bare).cloned();
         self.tls.entry(host).or_default().push(TlsClaim { secret, passthrough, rank, field: field.clone() });
     }
 
@@ -415,23 +416,23 @@ impl Claims {
             let exact = by_name.get(text.as_str());
             let covering = exact.into_iter().chain(wildcard.and_then(|name| by_name.get(name.as_str()))).min();
             if let Some(entry) = covering.map(|index| &entries[*index]) {
-                self.claim(host, entry.secret.clone(), TlsRank::Rule, &entry.field);
+                self.claim(host, entry.secret.clone(), entry.bare, TlsRank::Rule, &entry.field);
                 continue;
             }
             let candidates: Vec<&Entry> = entries.iter().filter(|entry| entry.bad || entry.is_open()).collect();
             // An entry with neither hosts nor a Secret asks for the default certificate.
             let asks_default = entries.iter().find(|entry| entry.open && entry.secret.is_none());
             if let Some(entry) = asks_default.filter(|_| candidates.is_empty()) {
-                self.claim(host.clone(), None, TlsRank::Rule, &entry.field);
+                self.claim(host.clone(), None, entry.bare, TlsRank::Rule, &entry.field);
             } else if candidates.is_empty() {
                 let message = format!(
                     "no entry is for host {host} of the rules, and no certificate of this Ingress names it; the default certificate is served there"
                 );
                 self.report(object, DiagnosticReason::HostWithoutCertificate, "spec.tls", message);
-                self.claim(host.clone(), None, TlsRank::Rule, &Arc::from("spec.tls"));
+                self.claim(host.clone(), None, false, TlsRank::Rule, &Arc::from("spec.tls"));
             }
             for entry in candidates {
-                self.claim(host.clone(), entry.secret.clone(), TlsRank::Rule, &entry.field);
+                self.claim(host.clone(), entry.secret.clone(), false, TlsRank::Rule, &entry.field);
             }
         }
     }
@@ -442,7 +443,7 @@ impl Claims {
             let names = entry.certificate.iter().flat_map(|certificate| &certificate.names);
             for host in names.filter_map(|name| HostPattern::parse(name).ok()) {
                 if host != HostPattern::Any && !self.tls.contains_key(&host) {
-                    self.claim(host, entry.secret.clone(), TlsRank::OwnName, &entry.field);
+                    self.claim(host, entry.secret.clone(), false, TlsRank::OwnName, &entry.field);
                 }
             }
         }
@@ -452,7 +453,10 @@ impl Claims {
 /// An element of `spec.tls` with what its Secret holds now.
 struct Entry {
     secret: Option<ObjectKey>,
+    /// It has no `hosts`.
     open: bool,
+    /// It has no `secretName`.
+    bare: bool,
     field: Arc<str>,
     certificate: Option<CertificateFacts>,
     /// The Secret exists and gives no certificate.
@@ -460,10 +464,11 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(secret: Option<ObjectKey>, open: bool, field: Arc<str>, store: &Store) -> Self {
+    fn new(tls: &TlsFacts, secret: Option<ObjectKey>, field: Arc<str>, store: &Store) -> Self {
+        let (open, bare) = (tls.hosts.is_empty(), tls.secret.is_none());
         let facts = secret.as_ref().and_then(|key| store.secrets.get(key));
         let certificate = facts.and_then(|facts| facts.certificate.as_ref().ok()).cloned();
-        Entry { bad: facts.is_some() && certificate.is_none(), secret, open, field, certificate }
+        Entry { bad: facts.is_some() && certificate.is_none(), secret, open, bare, field, certificate }
     }
 
     /// For every name of its certificate, and every host of the rules.

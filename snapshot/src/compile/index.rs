@@ -57,14 +57,14 @@ impl World {
         let ranked_alike = matches!((old, new), (Some(old), Some(new)) if old.created == new.created);
         for host in both(old, new, |claims| claims.hosts.keys()) {
             let (was, is) = (claims_host(old, host), claims_host(new, host));
-            let had_rule = self.by_host.contains(host);
             self.by_host.set(host, key, is);
-            if had_rule != self.by_host.contains(host) && self.by_tls_host.contains(host) {
-                dirty.tls_hosts.insert(host.clone());
-            }
             let same = was && is && matches!((old, new), (Some(old), Some(new)) if old.same_for(new, host));
             if !same {
                 dirty.hosts.insert(host.clone());
+                // Whose rule is first says who may do what with TLS.
+                if (was != is || !ranked_alike) && self.by_tls_host.contains(host) {
+                    dirty.tls_hosts.insert(host.clone());
+                }
             }
         }
         for host in both(old, new, |claims| claims.tls.keys()) {

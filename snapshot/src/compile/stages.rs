@@ -82,7 +82,9 @@ impl World {
         let (new, mut diagnostics) = match claims.is_empty() {
             true => (self.shield(&title, host), Vec::new()),
             false => {
-                let (built, diagnostics) = tls::build(host, &claims, &self.store, self.is_ruled(&title, host));
+                let (rulers, _) = self.divide(&title, host, self.ranked(self.by_host.of(host)));
+                let ruler = rulers.first().map(|claims| &claims.ingress);
+                let (built, diagnostics) = tls::build(host, &claims, &self.store, self.is_ruled(&title, host), ruler);
                 (Some(built), diagnostics)
             }
         };

@@ -17,7 +17,16 @@ const MAX_CERTIFICATES: usize = 100;
 /// The strongest claim decides, and among equal ones the first Ingress (ingress-nginx: a host's certificate is that of its
 /// oldest Ingress with TLS). A second Secret counts only where it adds another key type (RSA beside ECDSA) and comes from
 /// the same namespace: no other namespace can slip a certificate under a host.
-pub fn build(host: &HostPattern, claims: &[&Arc<Claims>], store: &Store, ruled: bool) -> (TlsHost, Vec<Diagnostic>) {
+///
+/// TLS is passed through only for the namespace of the first Ingress with a rule for the host, `ruler`: whoever comes later has no part in what
+/// others say over HTTP, and must not get all of it over HTTPS.
+pub fn build(
+    host: &HostPattern,
+    claims: &[&Arc<Claims>],
+    store: &Store,
+    ruled: bool,
+    ruler: Option<&ObjectKey>,
+) -> (TlsHost, Vec<Diagnostic>) {
     let mut ranked: Vec<(&Claims, &TlsClaim)> = claims
         .iter()
         .flat_map(|claims| claims.tls.get(host).into_iter().flatten().map(|claim| (&***claims, claim)))
@@ -26,8 +35,9 @@ pub fn build(host: &HostPattern, claims: &[&Arc<Claims>], store: &Store, ruled: 
     ranked.sort_by_key(|(_, claim)| claim.rank);
     let Some((owner, strongest)) = ranked.first().copied() else { return (TlsHost::default(), Vec::new()) };
     let mut diagnostics = Vec::new();
+    let rules = |ingress: &ObjectKey| ruler.is_none_or(|ruler| ruler.namespace == ingress.namespace);
     let mut chosen = TlsHost {
-        passthrough: strongest.passthrough.clone(),
+        passthrough: strongest.passthrough.clone().filter(|_| rules(&owner.ingress)),
         certificates: Vec::new(),
         redirect: strongest.rank == TlsRank::Rule || !ruled,
         by_rule: strongest.rank == TlsRank::Rule,
@@ -38,6 +48,8 @@ pub fn build(host: &HostPattern, claims: &[&Arc<Claims>], store: &Store, ruled: 
     for (claims, claim) in ranked {
         if claim.passthrough.is_some() && claims.ingress != owner.ingress {
             diagnostics.push(not_passed(host, claims, &claim.field, &owner.ingress));
+        } else if let Some(ruler) = ruler.filter(|_| claim.passthrough.is_some() && !rules(&claims.ingress)) {
+            diagnostics.push(not_passed(host, claims, &claim.field, ruler));
         }
         let Some(secret) = claim.secret.as_ref().filter(|secret| !chosen.certificates.contains(secret)) else {
             continue;

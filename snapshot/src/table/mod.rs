@@ -236,7 +236,8 @@ impl<B: Bind> RouteTable<B> {
     /// wildcard's.
     pub fn passthrough(&self, host: &str) -> Option<&Arc<Route>> {
         let wildcard = || self.tls_wildcard.get(parent_of(host)?).filter(|_| self.exact.get(host).is_none());
-        self.tls_exact.get(host).or_else(wildcard)?.passthrough.as_ref()
+        // One that is there only because a certificate names the host takes nothing away from it.
+        self.tls_exact.get(host).filter(|entry| !entry.own_name).or_else(wildcard)?.passthrough.as_ref()
     }
 
     fn tls_host(&self, host: &str) -> Option<&Arc<TlsHost>> {

@@ -57,6 +57,8 @@ struct State {
     /// A head that has begun has to end by then.
     head_by: Option<Instant>,
     malformed: u32,
+    /// A stream was served.
+    served: bool,
     /// Requests that are left, and then streams that may still be on their way.
     left: usize,
     late: usize,
@@ -102,6 +104,7 @@ impl Serve {
             ends_at: None,
             head_by: None,
             malformed: 0,
+            served: false,
             left: requests_of_a_connection(settings.limits.requests_per_connection),
             late: LATE_STREAMS,
         };
@@ -137,7 +140,8 @@ impl Serve {
                     state.end_gracefully();
                     continue;
                 }
-                _ = pressure.wait_for(|step| *step >= Pressure::NoKeepAlive), if !state.told => {
+                // Not before its first request: a client that is told to go before it has asked anything comes back at once.
+                _ = pressure.wait_for(|step| *step >= Pressure::NoKeepAlive), if !state.told && state.served => {
                     state.end_gracefully();
                     continue;
                 }
@@ -182,6 +186,7 @@ impl Serve {
                 Ok(Some(H2Accept::Session(session))) => {
                     of_next = stream_digest(&digest, info);
                     self.serve_stream(session, &streams);
+                    state.served = true;
                     if state.left > 0 {
                         state.left -= 1;
                     } else if state.late > 0 {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderMap;
 use tokio::sync::watch;
@@ -47,53 +47,90 @@ const PIECES: usize = 5;
 /// Bytes of a piece: one DATA frame, for which the client has `timeouts.clientWrite`.
 const PIECE: usize = 16 * 1024;
 
-/// The same where the connection holds three quarters of what it may.
+/// The same to begin with, and where the connection holds half of what it may.
 const SMALL_PIECE: usize = 1024;
 
-/// What is not sent of a stream's answer: an upper bound, by the pieces that the engine may have.
+/// Bytes of a request's body that the engine keeps, to send them once more, at most.
+const KEPT: usize = 64 * 1024;
+
+/// What a stream holds besides its head: of its answer what is not sent, at most, and what is kept of its request's body.
 #[derive(Debug)]
 pub struct Held {
     of: Arc<Streams>,
-    pieces: Mutex<VecDeque<usize>>,
+    parts: Mutex<Parts>,
+}
+
+#[derive(Debug, Default)]
+struct Parts {
+    /// Pieces that were read of the answer and have not come to the client's side of the engine.
+    read: VecDeque<usize>,
+    /// Bytes that have come there, and those of them that were not sent when the last of them came.
+    passed: usize,
+    unsent: usize,
+    /// Bytes that were sent by then.
+    sent: usize,
+    /// Bytes that were read ahead of the engine.
+    ahead: usize,
+    /// Bytes of the request's body that are kept.
+    kept: usize,
+    /// All of it, as the connection counts it.
+    counted: usize,
 }
 
 impl Held {
-    fn pieces(&self) -> MutexGuard<'_, VecDeque<usize>> {
-        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Bytes that may be read of the answer at a time.
+    /// Bytes that may be read of the answer at a time: the more, the more the client has taken of it.
     pub fn piece(&self) -> usize {
-        let small = self.of.held.load(Ordering::Relaxed) + PIECE > self.of.budget / 4 * 3;
-        if small { SMALL_PIECE } else { PIECE }
-    }
-
-    /// A piece was read.
-    pub fn read(&self, bytes: usize) {
-        let mut pieces = self.pieces();
-        pieces.push_back(bytes);
-        self.of.held.fetch_add(bytes, Ordering::Relaxed);
-        // The engine reads no further before it has passed on what was read so long ago.
-        if pieces.len() > PIECES {
-            self.forget(pieces.pop_front());
+        if self.of.held.load(Ordering::Relaxed) + PIECE > self.of.budget / 2 {
+            return SMALL_PIECE;
         }
+        let sent = self.parts.lock().unwrap_or_else(PoisonError::into_inner).sent;
+        PIECE.min(SMALL_PIECE + 2 * sent)
     }
 
-    /// A piece goes to the client; those before it are there.
-    pub fn passed(&self) {
-        let first = self.pieces().pop_front();
-        self.forget(first);
+    fn change(&self, change: impl FnOnce(&mut Parts)) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut parts);
+        let now = parts.read.iter().sum::<usize>() + parts.unsent + parts.ahead + parts.kept;
+        self.of.held.fetch_add(now, Ordering::Relaxed);
+        self.of.held.fetch_sub(std::mem::replace(&mut parts.counted, now), Ordering::Relaxed);
     }
 
-    fn forget(&self, piece: Option<usize>) {
-        self.of.held.fetch_sub(piece.unwrap_or(0), Ordering::Relaxed);
+    /// A piece was read; so many bytes wait to be.
+    pub fn read(&self, bytes: usize, ahead: usize) {
+        self.change(|parts| {
+            parts.ahead = ahead;
+            parts.read.push_back(bytes);
+            // The engine reads no further before it has passed on what was read so long ago.
+            if parts.read.len() > PIECES {
+                parts.read.pop_front();
+            }
+        });
+    }
+
+    /// So many bytes were read ahead.
+    pub fn ahead(&self, bytes: usize) {
+        self.change(|parts| parts.ahead = bytes);
+    }
+
+    /// A piece of so many bytes comes to the client's side; `sent`: all bytes that were sent before.
+    pub fn passed(&self, bytes: usize, sent: usize) {
+        self.change(|parts| {
+            parts.read.pop_front();
+            (parts.passed, parts.sent) = (parts.passed + bytes, sent);
+            parts.unsent = parts.passed.saturating_sub(sent);
+        });
+    }
+
+    /// So many bytes of the request's body were read.
+    pub fn keeps(&self, bytes: usize) {
+        self.change(|parts| parts.kept = bytes.min(KEPT));
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let all: usize = self.pieces().iter().sum();
-        self.forget(Some(all));
+        let counted = self.parts.get_mut().unwrap_or_else(PoisonError::into_inner).counted;
+        self.of.held.fetch_sub(counted, Ordering::Relaxed);
     }
 }
 
@@ -119,7 +156,7 @@ impl Streams {
             return None;
         }
         self.count.fetch_add(1, Ordering::Relaxed);
-        let held = Arc::new(Held { of: self.clone(), pieces: Mutex::default() });
+        let held = Arc::new(Held { of: self.clone(), parts: Mutex::default() });
         Some(Served { of: self.clone(), cost, held })
     }
 }
@@ -151,7 +188,7 @@ mod tests {
         drop(usual);
         assert!(streams.is_idle());
         let largest: Vec<_> = (0..100).filter_map(|_| streams.begin(&head(32 * 1024), 100)).collect();
-        assert!((10..20).contains(&largest.len()), "{}", largest.len());
+        assert!((8..20).contains(&largest.len()), "{}", largest.len());
         drop(largest);
         assert_eq!(streams.held.load(Ordering::Relaxed), 0);
     }
@@ -160,17 +197,30 @@ mod tests {
     fn answers_that_nobody_takes_are_read_in_small_pieces_in_the_end() {
         let (streams, _ended) = Streams::new(false);
         let served: Vec<_> = (0..100).map(|_| streams.begin(&head(100), 10).unwrap()).collect();
+        assert_eq!(served[0].held.piece(), SMALL_PIECE, "the client has taken nothing yet");
+        served.iter().for_each(|stream| stream.held.passed(0, PIECE));
         // The engine takes so many pieces of each, and then waits for the client.
         for stream in &served {
-            (0..PIECES).for_each(|_| stream.held.read(stream.held.piece()));
+            (0..PIECES).for_each(|_| stream.held.read(stream.held.piece(), 0));
         }
         let held = streams.held.load(Ordering::Relaxed);
-        assert!((BUDGET / 2..BUDGET / 4 * 3 + 100 * PIECES * SMALL_PIECE).contains(&held), "{held}");
+        assert!((BUDGET / 3..BUDGET / 2 + 100 * PIECES * SMALL_PIECE).contains(&held), "{held}");
         assert_eq!(served[0].held.piece(), SMALL_PIECE);
-        // One that is taken goes on, and what is read more than the engine can have is not counted.
-        (0..1000).for_each(|_| served[0].held.read(1));
-        served.iter().skip(1).for_each(|stream| (0..PIECES + 1).for_each(|_| stream.held.passed()));
+        // What is read more than the engine can have is not counted; what comes to the client's side is until it is sent.
+        (0..1000).for_each(|_| served[0].held.read(1, 0));
+        for stream in served.iter().skip(1) {
+            (0..PIECES).for_each(|_| stream.held.passed(PIECE, 0));
+        }
+        assert_eq!(served[0].held.piece(), SMALL_PIECE, "it is not sent yet");
+        for stream in served.iter().skip(1) {
+            stream.held.passed(1, PIECES * PIECE + 1);
+        }
         assert_eq!(served[0].held.piece(), PIECE);
+        served[0].held.ahead(BUDGET / 2);
+        assert_eq!(served[1].held.piece(), SMALL_PIECE);
+        served[0].held.ahead(0);
+        served[0].held.keeps(10 * KEPT);
+        assert_eq!(served[1].held.piece(), PIECE);
         drop(served);
         assert_eq!(streams.held.load(Ordering::Relaxed), 0);
     }

@@ -31,9 +31,6 @@ pub const MAX_HEAD: usize = 64 * 1024;
 /// Bytes that are collected before they are sent without waiting for a flush.
 const MAX_PENDING: usize = 16 * 1024;
 
-/// Bytes of an answer that are read while the request cannot be sent on.
-const MAX_AHEAD: usize = 1024 * 1024;
-
 /// How long an endpoint that has answered with an error is given to take more of the request.
 const GIVES_UP: Duration = Duration::from_secs(1);
 
@@ -191,7 +188,7 @@ impl Exchange {
                 }
                 Ok(None) => {
                     self.looked = incoming.buffered().len();
-                    if ready!(incoming.poll_fill(cx))? == 0 {
+                    if ready!(incoming.poll_fill_most(self.reading.most_of_head(), cx))? == 0 {
                         return Poll::Ready(Ok(false));
                     }
                 }
@@ -241,7 +238,8 @@ impl Exchange {
             let count = part.filled().len();
             buf.advance(count);
         }
-        self.reading.read(buf.filled().len() - before);
+        let ahead = self.incoming.as_ref().map_or(0, |incoming| incoming.buffered().len());
+        self.reading.read(buf.filled().len() - before, ahead);
         Poll::Ready(Ok(()))
     }
 
@@ -334,13 +332,15 @@ impl Exchange {
             }
         }
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(io::ErrorKind::NotConnected.into()) };
-        while incoming.buffered().len() < MAX_AHEAD && !has_ended {
+        let most = self.reading.most_ahead();
+        while incoming.buffered().len() < most && !has_ended {
             match incoming.poll_fill(cx) {
                 Poll::Ready(Ok(count)) => has_ended = count == 0,
                 Poll::Ready(Err(error)) => return Poll::Ready(error),
                 Poll::Pending => break,
             }
         }
+        self.reading.ahead(incoming.buffered().len());
         if (has_ended || self.is_refusal) && !self.is_switched() {
             let sleep = self.gives_up.get_or_insert_with(|| Box::pin(tokio::time::sleep(GIVES_UP)));
             if sleep.as_mut().poll(cx).is_ready() {

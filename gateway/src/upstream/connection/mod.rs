@@ -77,6 +77,11 @@ impl Connection {
     }
 }
 
+/// Whether an error is the gateway's own machine's, and no endpoint's.
+pub fn is_local(error: &io::Error) -> bool {
+    are_exhausted(error) || Errno::from_io_error(error) == Some(Errno::ADDRNOTAVAIL)
+}
+
 /// Errors of the gateway's own machine are told apart from those of the endpoint.
 fn kind_of(error: &io::Error) -> ErrorType {
     match Errno::from_io_error(error) {
