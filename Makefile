@@ -9,7 +9,7 @@ ifdef CI
 DENY_WARNINGS := -D warnings
 endif
 
-.PHONY: help soak run run-cluster test setup setup-run build format lint dependencies apiserver h2spec unit quickstart quickstart-cluster doc bench deny clean
+.PHONY: help soak run run-cluster test setup setup-run build format lint dependencies apiserver h2spec unit quickstart quickstart-cluster doc bench deny clean attack attack-short
 
 help: ## These lines.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,7 +25,7 @@ run-cluster: ## The whole system on this machine: an API server, the controller,
 	@exec conf/quickstart-cluster/start
 
 test: setup ## Set up and run every check: what CI runs.
-	@$(MAKE) --no-print-directory format lint dependencies apiserver h2spec unit quickstart quickstart-cluster doc
+	@$(MAKE) --no-print-directory format lint dependencies apiserver h2spec unit attack-short quickstart quickstart-cluster doc
 	@echo "==> All checks passed"
 
 setup: ## Install what the checks need.
@@ -56,6 +56,9 @@ unit: # The programs first: a test runs those of other packages, the quickstarts
 	@$(STEP) "Build programs and tests" $(CARGO) build --locked --workspace --bins --tests
 	@$(STEP) "Tests: unit, property, integration" $(CARGO) test --locked --workspace
 
+attack-short: # Apart from the other tests, which it would take the CPUs from.
+	@$(STEP) "Attacks, in short" $(CARGO) test --locked --package sluicegate --test suite --quiet -- --ignored attack
+
 quickstart: # After `unit`, which builds the programs, as the next.
 	@$(STEP) "Quickstart: what it prints works" .ci/quickstart
 
@@ -80,6 +83,11 @@ soak: setup ## What goes on for long, in full, with optimised programs. `make te
 	@$(STEP) "Rolling updates: a million requests (the gateway as the tests have it)" env SOAK=1 $(CARGO) test --locked --package sluicegate --test suite -- rollouts --nocapture
 	@$(STEP) "Build optimised tests" $(CARGO) build --locked --profile soak --package sluicegate-controller --package sluicegate-testbed --bins --tests
 	@for what in endurance leader::one_writes; do $(STEP) "Controller: $$what" env SOAK=1 PROGRAMS=$(CURDIR)/target/release $(CARGO) test --locked --profile soak --package sluicegate-controller --test suite -- $$what --nocapture --test-threads 1 || exit 1; done
+
+attack: setup ## Every attack on the gateway, in full, with an optimised one: docs/security-figures.md. `make test` has the short form.
+	@$(STEP) "Build an optimised gateway" $(CARGO) build --locked --release --package sluicegate
+	@$(STEP) "Build the attackers" $(CARGO) test --locked --profile soak --package sluicegate --test suite --no-run
+	@$(STEP) "Attack" env ATTACK=1 PROGRAMS=$(CURDIR)/target/release $(CARGO) test --locked --profile soak --package sluicegate --test suite --quiet -- --ignored attack
 
 deny: ## Licences, advisories, sources and bans of all dependencies, with cargo-deny.
 	@command -v cargo-deny >/dev/null || $(STEP) "Install cargo-deny" $(CARGO) install --locked cargo-deny

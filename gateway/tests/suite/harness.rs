@@ -54,6 +54,14 @@ impl Lines {
     }
 }
 
+/// The gateway: as the tests have it, or in the directory that `PROGRAMS` names (`make attack` has an optimised one).
+fn program() -> PathBuf {
+    match std::env::var_os("PROGRAMS") {
+        Some(directory) => PathBuf::from(directory).join("sluicegate"),
+        None => PathBuf::from(env!("CARGO_BIN_EXE_sluicegate")),
+    }
+}
+
 /// Builder of a gateway.
 pub struct Start {
     config: Value,
@@ -129,7 +137,7 @@ impl Start {
     pub fn listening(self) -> Gateway {
         let config = self.directory.path().join("config.yaml");
         std::fs::write(&config, self.config.to_string()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sluicegate"));
+        let mut command = Command::new(program());
         if self.own_directory {
             command.current_dir(self.directory.path());
         }

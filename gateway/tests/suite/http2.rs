@@ -1,7 +1,7 @@
 //! HTTP/2 frame by frame: what a well-behaved library never sends.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use openssl::ssl::SslStream;
@@ -9,32 +9,33 @@ use serde_json::json;
 
 use crate::backends::{Scripted, echo, everything_to};
 use crate::canonical::origin::Origin;
-use crate::client::{Tls, h2c};
+use crate::client::h2c;
 use crate::harness::{Gateway, PATIENCE, Start};
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
 
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
 
 /// A connection on which a test says every byte.
-struct Raw {
-    stream: SslStream<TcpStream>,
+pub struct Raw {
+    pub stream: SslStream<TcpStream>,
 }
 
 /// A frame as it came.
 #[derive(Debug)]
-struct Frame {
-    kind: u8,
-    stream: u32,
-    payload: Vec<u8>,
+pub struct Frame {
+    pub kind: u8,
+    pub stream: u32,
+    pub payload: Vec<u8>,
 }
 
 impl Frame {
@@ -67,7 +68,7 @@ fn block(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
 }
 
 /// The head of a request, with more fields.
-fn request(method: &[u8], target: &[u8], more: &[(&[u8], &[u8])]) -> Vec<u8> {
+pub fn request(method: &[u8], target: &[u8], more: &[(&[u8], &[u8])]) -> Vec<u8> {
     let pseudo: [(&[u8], &[u8]); 4] =
         [(b":method", method), (b":scheme", b"https"), (b":authority", b"a.test"), (b":path", target)];
     block(&[&pseudo, more].concat())
@@ -75,36 +76,45 @@ fn request(method: &[u8], target: &[u8], more: &[(&[u8], &[u8])]) -> Vec<u8> {
 
 impl Raw {
     /// Connects, with these settings.
-    fn connect(gateway: &Gateway, settings: &[(u16, u32)]) -> Raw {
-        let mut raw = Raw { stream: Tls::new().alpn(b"\x02h2").connect(gateway.https, Some("a.test")).stream };
-        raw.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    pub fn connect(gateway: &Gateway, settings: &[(u16, u32)]) -> Raw {
+        Raw::try_connect(gateway.https, settings).unwrap()
+    }
+
+    /// The same, where that may fail.
+    pub fn try_connect(address: SocketAddr, settings: &[(u16, u32)]) -> Option<Raw> {
+        let tcp = TcpStream::connect(address).ok()?;
+        tcp.set_read_timeout(Some(PATIENCE)).ok()?;
+        tcp.set_nodelay(true).ok()?;
+        let mut stream = SslStream::new(crate::attack::tls(b"\x02h2"), tcp).ok()?;
+        stream.connect().ok()?;
+        let mut raw = Raw { stream };
+        raw.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").ok()?;
         let payload: Vec<u8> =
             settings.iter().flat_map(|(key, value)| [&key.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
-        assert!(raw.send(SETTINGS, 0, 0, &payload));
-        raw
+        raw.send(SETTINGS, 0, 0, &payload).then_some(raw)
     }
 
     /// Sends a frame; false: the other side is gone.
-    fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
+    pub fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         let frame = [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat();
         self.stream.write_all(&frame).is_ok()
     }
 
     /// Sends a head in frames of 16 KiB.
-    fn head(&mut self, stream: u32, flags: u8, block: &[u8]) {
+    pub fn head(&mut self, stream: u32, flags: u8, block: &[u8]) {
         let mut parts = block.chunks(16 * 1024).peekable();
         let mut kind = HEADERS;
         while let Some(part) = parts.next() {
             let last = if parts.peek().is_none() { END_HEADERS } else { 0 };
             let flags = if kind == HEADERS { flags | last } else { last };
             self.send(kind, flags, stream, part);
-            kind = 9;
+            kind = CONTINUATION;
         }
     }
 
     /// The next frame; `None`: there are no more.
-    fn read(&mut self) -> Option<Frame> {
+    pub fn read(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         self.stream.read_exact(&mut head).ok()?;
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
@@ -115,7 +125,7 @@ impl Raw {
     }
 
     /// Reads until a frame is what is looked for.
-    fn until(&mut self, is_it: impl Fn(&Frame) -> bool) -> Option<Frame> {
+    pub fn until(&mut self, is_it: impl Fn(&Frame) -> bool) -> Option<Frame> {
         std::iter::from_fn(|| self.read()).find(is_it)
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of the gateway as one binary: the built `sluicegate` with real sockets, clients and backends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod attack;
 mod backends;
 mod canonical;
 mod cli;

@@ -1,0 +1,60 @@
+//! A backend that costs little: 128 bytes for everything, a megabyte for `/large`, and nothing for `/slow`, which it never answers.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Shared by all: attackers leave many of them unread.
+static BODY: [u8; 1 << 20] = [b'x'; 1 << 20];
+
+/// Starts it.
+pub fn start() -> SocketAddr {
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            send.send(listener.local_addr().unwrap()).unwrap();
+            loop {
+                // Out of descriptors: a connection less is no reason to end.
+                let Ok((stream, _)) = listener.accept().await else { continue };
+                tokio::spawn(serve(stream));
+            }
+        });
+    });
+    receive.recv().unwrap()
+}
+
+async fn serve(mut stream: TcpStream) {
+    let (mut bytes, mut chunk) = (Vec::new(), vec![0; 4096]);
+    loop {
+        let Ok(count @ 1..) = stream.read(&mut chunk).await else { return };
+        bytes.extend_from_slice(&chunk[..count]);
+        while let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            let target = bytes.split(|byte| *byte == b' ').nth(1).unwrap_or_default().to_vec();
+            let chunked = bytes[..end].windows(9).any(|window| window == b": chunked");
+            bytes.drain(..end + 4);
+            let body = match &target[..] {
+                b"/slow" => {
+                    // Takes what comes, and says nothing.
+                    while matches!(stream.read(&mut chunk).await, Ok(1..)) {}
+                    return;
+                }
+                b"/large" => BODY.len(),
+                _ => 128,
+            };
+            // Bodies of requests are for /slow alone.
+            if chunked {
+                return;
+            }
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {body}\r\n\r\n");
+            let begin = body.min(128);
+            if stream.write_all(&[head.as_bytes(), &BODY[..begin]].concat()).await.is_err()
+                || stream.write_all(&BODY[begin..body]).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+}

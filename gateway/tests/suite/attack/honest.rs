@@ -1,0 +1,198 @@
+//! Honest traffic: requests at a rate, over HTTP, HTTPS and HTTP/2, on connections that are kept.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::tls;
+use crate::client::h2c;
+use crate::harness::Gateway;
+
+/// How long an answer is waited for before it counts as none.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Clients of each kind.
+const CLIENTS: [(Kind, u32); 3] = [(Kind::Http, 16), (Kind::Https, 8), (Kind::Http2, 8)];
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Http,
+    Https,
+    Http2,
+}
+
+/// What became of the requests.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    pub sent: usize,
+    pub failed: usize,
+    /// From when a request was due to the end of its answer, sorted.
+    times: Vec<Duration>,
+    /// The first failures.
+    pub why: Vec<String>,
+}
+
+impl Outcome {
+    /// The time within which 99 of 100 were answered.
+    pub fn p99(&self) -> Duration {
+        self.times.get(self.times.len().saturating_sub(1).min(self.times.len() * 99 / 100)).copied().unwrap_or(LIMIT)
+    }
+
+    /// Share of requests that were answered with 200.
+    pub fn success(&self) -> f64 {
+        1.0 - self.failed as f64 / self.sent as f64
+    }
+}
+
+/// Sends so many requests a second for so long; clients begin evenly spread, and each waits for its answer.
+pub fn traffic(gateway: &Gateway, per_second: u32, duration: Duration) -> Outcome {
+    let (http, https) = (gateway.http, gateway.https);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let results = Arc::new(Mutex::new(Outcome { sent: 0, failed: 0, times: Vec::new(), why: Vec::new() }));
+    runtime.block_on(async {
+        let count: u32 = CLIENTS.iter().map(|(_, count)| count).sum();
+        let every = Duration::from_secs(1) * count / per_second;
+        let start = Instant::now();
+        let kinds = CLIENTS.iter().flat_map(|(kind, count)| (0..*count).map(move |_| *kind));
+        let clients: Vec<_> = kinds
+            .enumerate()
+            .map(|(number, kind)| {
+                let address = if matches!(kind, Kind::Http) { http } else { https };
+                let first = start + every * u32::try_from(number).unwrap() / count;
+                tokio::spawn(client(kind, address, first, every, start + duration, results.clone()))
+            })
+            .collect();
+        for client in clients {
+            client.await.unwrap();
+        }
+    });
+    let mut outcome = results.lock().unwrap().clone();
+    outcome.times.sort_unstable();
+    outcome
+}
+
+async fn client(
+    kind: Kind,
+    address: SocketAddr,
+    first: Instant,
+    every: Duration,
+    end: Instant,
+    results: Arc<Mutex<Outcome>>,
+) {
+    let mut connection = None;
+    let mut due = first;
+    while due < end {
+        tokio::time::sleep_until(due.into()).await;
+        let answered = timeout(LIMIT, ask(kind, address, &mut connection)).await;
+        let answered = answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let mut results = results.lock().unwrap();
+        results.sent += 1;
+        match answered {
+            Ok(()) => results.times.push(due.elapsed()),
+            Err(error) => {
+                connection = None;
+                results.failed += 1;
+                if results.why.len() < 5 {
+                    results.why.push(format!("{kind:?}: {error}"));
+                }
+            }
+        }
+        drop(results);
+        // Who is late does not make up for it: that would be more than the rate.
+        due = (due + every).max(Instant::now());
+    }
+}
+
+enum Connection {
+    Http(TcpStream),
+    Https(Box<tokio_openssl::SslStream<TcpStream>>),
+    Http2(h2c::Client),
+}
+
+/// Sends a request. One that fails on a kept connection before any of its answer came is sent once more, as browsers do it.
+async fn ask(kind: Kind, address: SocketAddr, kept: &mut Option<Connection>) -> io::Result<()> {
+    if let Some(mut connection) = kept.take() {
+        match exchange(&mut connection).await {
+            Ok(keeps) => {
+                *kept = keeps.then_some(connection);
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(error),
+            Err(_) => {}
+        }
+    }
+    let mut connection = connect(kind, address).await?;
+    let keeps = exchange(&mut connection).await?;
+    *kept = keeps.then_some(connection);
+    Ok(())
+}
+
+async fn connect(kind: Kind, address: SocketAddr) -> io::Result<Connection> {
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    if matches!(kind, Kind::Http) {
+        return Ok(Connection::Http(tcp));
+    }
+    let alpn: &[u8] = if matches!(kind, Kind::Http2) { b"\x02h2" } else { b"\x08http/1.1" };
+    let mut stream = tokio_openssl::SslStream::new(tls(alpn), tcp)?;
+    std::pin::Pin::new(&mut stream).connect().await.map_err(io::Error::other)?;
+    if matches!(kind, Kind::Https) {
+        return Ok(Connection::Https(Box::new(stream)));
+    }
+    let (client, connection) = h2::client::handshake(stream).await.map_err(io::Error::other)?;
+    tokio::spawn(connection);
+    Ok(Connection::Http2(client.ready().await.map_err(io::Error::other)?))
+}
+
+/// One request; whether the connection is kept. [`io::ErrorKind::InvalidData`]: it was answered, and not well.
+async fn exchange(connection: &mut Connection) -> io::Result<bool> {
+    match connection {
+        Connection::Http(stream) => exchange1(stream).await,
+        Connection::Https(stream) => exchange1(stream).await,
+        Connection::Http2(client) => exchange2(client).await,
+    }
+}
+
+async fn exchange1(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<bool> {
+    stream.write_all(b"GET /honest HTTP/1.1\r\nHost: a.test\r\n\r\n").await?;
+    let (mut bytes, mut chunk) = (Vec::new(), [0; 2048]);
+    loop {
+        let count = stream.read(&mut chunk).await?;
+        bytes.extend_from_slice(&chunk[..count]);
+        let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
+        if let Some((head, body)) = text.split_once("\r\n\r\n")
+            && body.len() >= 128
+        {
+            let kept = !head.contains("connection: close");
+            let well = head.starts_with("http/1.1 200 ");
+            return if well { Ok(kept) } else { Err(io::Error::new(io::ErrorKind::InvalidData, head.to_owned())) };
+        }
+        if count == 0 {
+            let kind = if bytes.is_empty() { io::ErrorKind::UnexpectedEof } else { io::ErrorKind::InvalidData };
+            return Err(io::Error::new(kind, text));
+        }
+    }
+}
+
+async fn exchange2(client: &mut h2c::Client) -> io::Result<bool> {
+    let request = http::Request::get("https://a.test/honest").body(()).map_err(io::Error::other)?;
+    let (response, _) = client.send_request(request, true).map_err(io::Error::other)?;
+    let response = response.await.map_err(io::Error::other)?;
+    let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+    if response.status() != 200 {
+        return Err(invalid(response.status().to_string()));
+    }
+    let mut body = response.into_body();
+    let mut length = 0;
+    while let Some(data) = body.data().await {
+        let data = data.map_err(|error| invalid(error.to_string()))?;
+        length += data.len();
+        let _ = body.flow_control().release_capacity(data.len());
+    }
+    if length < 128 { Err(invalid(format!("{length} bytes"))) } else { Ok(true) }
+}

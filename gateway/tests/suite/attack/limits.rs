@@ -1,0 +1,249 @@
+//! How much clients may hold, and what honest ones notice meanwhile.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::floods::{self, Flood, Handshakes};
+use super::honest::{Outcome, traffic};
+use super::slow::Slow;
+use super::{MEMORY, Table, memory, peak, scaled, start, start_with};
+use crate::client;
+use crate::harness::{Gateway, PATIENCE, eventually};
+use crate::http2::{END_STREAM, Raw, request};
+
+/// Requests a second of honest clients.
+fn rate() -> u32 {
+    scaled(100, 2_000)
+}
+
+/// How long honest traffic is measured.
+fn duration() -> Duration {
+    scaled(Duration::from_secs(2), Duration::from_secs(20))
+}
+
+/// Does one kind of attack, and adds its rows.
+pub type Attack = fn(&Table);
+
+/// All of them, by name.
+pub const ATTACKS: [(&str, Attack); 7] = [
+    ("floods", floods_end),
+    ("beside-floods", beside_floods),
+    ("beside-slow", beside_slow_ones),
+    ("beside-handshakes", beside_handshakes),
+    ("bombs", bombs),
+    ("connections", too_many_connections),
+    ("log", log_lines),
+];
+
+/// How honest traffic went beside an attack.
+fn beside(table: &Table, attack: &str, alone: &Outcome, with: &Outcome, times: u32) {
+    let success = format!("{} of {} answered", with.sent - with.failed, with.sent);
+    let why = if with.why.is_empty() { String::new() } else { format!(" ({})", with.why.join("; ")) };
+    table.row(attack, &format!("{success}{why}"), "≥ 99.9 %", with.success() >= 0.999);
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    let figure = format!("p99 {:.1} ms, alone {:.1} ms", milliseconds(with.p99()), milliseconds(alone.p99()));
+    // Built for tests everything takes many times as long: only that it is answered counts.
+    let limit = scaled(Duration::from_secs(5), alone.p99() * times);
+    table.row(attack, &figure, &format!("≤ {times} times"), with.p99() <= limit);
+}
+
+fn within_memory(table: &Table, attack: &str, gateway: &Gateway) {
+    let peak = peak(gateway);
+    table.row(attack, &format!("at most {peak} MiB"), &format!("≤ {} MiB", MEMORY >> 20), peak <= MEMORY >> 20);
+}
+
+/// Each kind of flood on a connection of its own.
+fn floods_end(table: &Table) {
+    let gateway = start(json!({}));
+    let before = memory(&gateway, "VmRSS");
+    for kind in floods::KINDS {
+        let ended = floods::until_ended(&gateway, kind, 20_000);
+        let figure = ended.map_or("not in 20,000 frames".to_owned(), |count| format!("after {count} frames"));
+        // The sender is ahead of the gateway by what sockets hold.
+        let attack = format!("flood: {kind}, until the connection is told to go");
+        table.row(&attack, &figure, "≤ 5,000", ended.is_some_and(|count| count <= 5_000));
+    }
+    let grown = memory(&gateway, "VmRSS").saturating_sub(before) >> 20;
+    table.row(
+        "all kinds of floods, one after another",
+        &format!("{grown} MiB more"),
+        "≤ 8 MiB more",
+        grown <= scaled(32, 8),
+    );
+}
+
+fn beside_floods(table: &Table) {
+    let gateway = start(json!({}));
+    let count = scaled(12, 50);
+    let alone = traffic(&gateway, rate(), duration());
+    let flood = Flood::on(&gateway, count);
+    let with = traffic(&gateway, rate(), duration());
+    let ended = flood.ended();
+    drop(flood);
+    let attack = format!("{count} connections that flood, made anew {ended} times");
+    beside(table, &attack, &alone, &with, 2);
+    within_memory(table, &attack, &gateway);
+}
+
+fn beside_slow_ones(table: &Table) {
+    let count = scaled(500, 10_000);
+    let gateway = start(json!({"connections": count + 1000}));
+    let alone = traffic(&gateway, rate(), duration());
+    let slow = Slow::on(&gateway, count);
+    let with = traffic(&gateway, rate(), duration());
+    let attack = format!("{} slow connections of five kinds, {} thrown out meanwhile", slow.open(), slow.thrown_out());
+    beside(table, &attack, &alone, &with, 2);
+    within_memory(table, &attack, &gateway);
+}
+
+fn beside_handshakes(table: &Table) {
+    let gateway = start(json!({}));
+    let alone = traffic(&gateway, rate(), duration());
+    let handshakes = Handshakes::on(&gateway, scaled(4, 64));
+    let with = traffic(&gateway, rate(), duration());
+    let made = handshakes.made();
+    drop(handshakes);
+    let shed = gateway.metric("sluicegate_rejected_total", &["TooManyHandshakes"]);
+    let attack = format!("handshakes without end: {made} computed, {shed} shed");
+    beside(table, &attack, &alone, &with, 3);
+}
+
+/// As many requests as HTTP/2 allows, each as large as it may be, and no window for an answer.
+fn bomb(gateway: &Gateway) -> Option<Raw> {
+    let mut raw = Raw::try_connect(gateway.https, &[(4, 0)])?;
+    let large = vec![b'x'; 15_000];
+    for stream in 0..100 {
+        raw.head(2 * stream + 1, END_STREAM, &request(b"GET", b"/honest", &[(b"x-a", &large), (b"x-b", &large)]));
+    }
+    Some(raw)
+}
+
+/// Many streams with answers that are large, and no window for them.
+fn answers(gateway: &Gateway) -> Option<Raw> {
+    let mut raw = Raw::try_connect(gateway.https, &[(4, 0)])?;
+    for stream in 0..100 {
+        raw.head(2 * stream + 1, END_STREAM, &request(b"GET", b"/large", &[]));
+    }
+    Some(raw)
+}
+
+fn bombs(table: &Table) {
+    for (name, bomb) in [("requests of 30 KiB", bomb as fn(&Gateway) -> Option<Raw>), ("answers of 1 MiB", answers)] {
+        let gateway = start_with(json!({}), scaled(json!({"clientWrite": 3}), json!({})));
+        let limit = Duration::from_secs(scaled(3, 30));
+        // What the first ones bring along is everybody's.
+        drop((0..10).map(|_| bomb(&gateway)).collect::<Vec<_>>());
+        gateway.wait_metric("sluicegate_connections", &["https"], 0.0);
+        let count = scaled(10, 100);
+        let before = memory(&gateway, "VmRSS");
+        let begun = Instant::now();
+        let held: Vec<_> = (0..count).map(|_| bomb(&gateway)).collect();
+        let pinned = memory(&gateway, "VmRSS").saturating_sub(before) / count / 1000;
+        let attack = format!("100 HTTP/2 streams, {name}, a window of zero");
+        // Built for tests futures are larger.
+        table.row(&attack, &format!("{pinned} kB a connection"), "≤ 1,500 kB", pinned <= scaled(2_500, 1_500));
+        let flying = || gateway.metric("sluicegate_upstream_inflight", &[]);
+        eventually_within("the end of the streams", 3 * limit, || flying() == 0.0);
+        table.within(
+            &format!("{attack}: until all are reset"),
+            begun.elapsed(),
+            limit + scaled(Duration::from_secs(2), Duration::from_secs(5)),
+        );
+        drop(held);
+    }
+    // More of them than there is memory for.
+    let gateway = start(json!({"connections": 4_000}));
+    let count = scaled(30, 1_000);
+    let alone = traffic(&gateway, rate(), duration());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let with = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            super::low_priority();
+            let mut held = Vec::new();
+            for number in 0..count {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+                held.push(if number % 2 == 0 { bomb(&gateway) } else { answers(&gateway) });
+            }
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+        });
+        let with = traffic(&gateway, rate(), duration());
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        with
+    });
+    let attack = format!("up to {count} such connections");
+    beside(table, &attack, &alone, &with, 2);
+    within_memory(table, &attack, &gateway);
+}
+
+/// Waits longer than tests usually do.
+fn eventually_within(what: &str, limit: Duration, done: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < limit.max(PATIENCE), "waited for {what}");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
+/// More connections than there may be: those that are over are closed before TLS, and whoever is there stays.
+fn too_many_connections(table: &Table) {
+    let most = scaled(50, 2_000);
+    let gateway = start(json!({"connections": most}));
+    // All of them in the middle of a request, so that none can go for another.
+    let ask = |stream: &mut TcpStream| stream.write_all(b"GET /slow HTTP/1.1\r\nHost: a.test\r\n\r\n").unwrap();
+    let mut there: Vec<TcpStream> = (0..most - 1).map(|_| client::connect(gateway.http).stream).collect();
+    there.iter_mut().for_each(ask);
+    gateway.wait_metric("sluicegate_upstream_inflight", &[], (most - 1) as f64);
+    let mut known = client::connect(gateway.http);
+    assert_eq!(known.request("GET", "a.test", "/", &[]).status, 200);
+    known.send("GET /slow HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    gateway.wait_metric("sluicegate_upstream_inflight", &[], most as f64);
+    let mut times: Vec<Duration> = (0..scaled(200, 5_000))
+        .map(|_| {
+            let begun = Instant::now();
+            let mut over = TcpStream::connect(gateway.https).unwrap();
+            assert!(!matches!(over.read(&mut [0; 16]), Ok(1..)), "it is not served");
+            begun.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    let median = times[times.len() / 2].as_secs_f64() * 1e3;
+    let attack = format!("{} connections more than there may be", times.len());
+    table.row(&attack, &format!("closed after {median:.2} ms (median), before TLS"), "≤ 5 ms", median <= 5.0);
+    let failed = gateway.metric("sluicegate_rejected_total", &["AcceptFailed"]);
+    table.row(&attack, &format!("{failed} times no descriptor was left"), "0", failed == 0.0);
+    drop(there);
+    eventually("room", || (client::get(gateway.http, "a.test", "/").status == 200).then_some(()));
+}
+
+/// Requests that are refused, as fast as they can be sent: the log stays small, the counters exact.
+fn log_lines(table: &Table) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("access.log");
+    let gateway = crate::harness::Start::with(&crate::backends::everything_to(&[super::backend::start()]))
+        .set("accessLog", json!({"path": path}))
+        .ready();
+    let count = scaled(500, 20_000);
+    let begun = Instant::now();
+    for _ in 0..count {
+        assert_eq!(client::raw(gateway.http, "GET / HTTP/1.1\r\nHost: a b\r\n\r\n").status, 400);
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    gateway.wait_metric("sluicegate_rejected_total", &["MalformedHead"], f64::from(count));
+    let lines = std::fs::read_to_string(&path).unwrap().lines().count() as f64;
+    let attack = format!("{count} malformed requests in {seconds:.1} s");
+    // A second that has begun counts whole.
+    let most = 100.0 * (seconds.ceil() + 1.0);
+    table.row(
+        &attack,
+        &format!("{lines} lines in the access log, {count} counted"),
+        "≤ 100 lines a second, all counted",
+        lines <= most,
+    );
+}

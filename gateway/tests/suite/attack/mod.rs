@@ -1,0 +1,138 @@
+//! Every attack that the gateway promises to withstand, against the built gateway, in one table: attack, figure, aim. `make attack` runs all of
+//! it with an optimised gateway, as long and as hard as docs/security-figures.md says; `make test` a short form. `ONLY=bombs make attack` does one
+//! part: `deadlines`, or one of [`limits::ATTACKS`].
+//!
+//! Attackers have the lowest priority: in the world they are on other machines, here they take the same CPUs.
+
+mod backend;
+mod deadlines;
+mod floods;
+mod honest;
+mod limits;
+mod slow;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use openssl::ssl::{Ssl, SslContext, SslMethod, SslVerifyMode};
+use serde_json::{Value, json};
+
+use crate::backends::everything_to;
+use crate::harness::{Gateway, Start};
+
+/// Whether everything is done in full.
+pub fn is_full() -> bool {
+    std::env::var_os("ATTACK").is_some()
+}
+
+/// The one for a short run, or for a full one.
+pub fn scaled<T>(short: T, full: T) -> T {
+    if is_full() { full } else { short }
+}
+
+/// This thread comes after all others.
+pub fn low_priority() {
+    // Where it is refused attackers only weigh more.
+    let _ = rustix::process::nice(19);
+}
+
+/// A TLS client that verifies nothing, with ALPN in the wire's form. It is cheap to make: a connector reads the system's authorities.
+pub fn tls(alpn: &'static [u8]) -> Ssl {
+    static CONTEXTS: Mutex<BTreeMap<&[u8], SslContext>> = Mutex::new(BTreeMap::new());
+    let mut contexts = CONTEXTS.lock().unwrap();
+    let context = contexts.entry(alpn).or_insert_with(|| {
+        let mut builder = SslContext::builder(SslMethod::tls_client()).unwrap();
+        builder.set_verify(SslVerifyMode::NONE);
+        builder.set_alpn_protos(alpn).unwrap();
+        builder.build()
+    });
+    let mut ssl = Ssl::new(context).unwrap();
+    ssl.set_hostname("a.test").unwrap();
+    ssl
+}
+
+/// Memory of the gateway in all of it: that of a usual pod.
+pub const MEMORY: u64 = 512 << 20;
+
+/// A gateway before a backend that takes everything.
+pub fn start(limits: Value) -> Gateway {
+    start_with(limits, json!({}))
+}
+
+/// The same, with timeouts.
+pub fn start_with(limits: Value, timeouts: Value) -> Gateway {
+    let mut all = json!({"memory": MEMORY});
+    all.as_object_mut().unwrap().extend(limits.as_object().unwrap().clone());
+    Start::with(&everything_to(&[backend::start()]))
+        // The other CPU is for everybody else.
+        .set("workers", json!(1))
+        .set("limits", all)
+        .set("timeouts", timeouts)
+        .set("debugHeader", json!(false))
+        .set("accessLog", json!({"enabled": true, "path": "/dev/null"}))
+        .set("log", json!({"format": "json", "level": "warn,sluicegate=info"}))
+        .ready()
+}
+
+/// A line of `/proc/PID/status`, in bytes.
+pub fn memory(gateway: &Gateway, line: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
+    let line = status.lines().find_map(|text| text.strip_prefix(line)).unwrap();
+    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// The most that a gateway has used, in MiB.
+pub fn peak(gateway: &Gateway) -> u64 {
+    memory(gateway, "VmHWM") >> 20
+}
+
+/// What came of the attacks, written as they are made: past the capture of the test's output, which is only shown for those that fail.
+#[derive(Default)]
+pub struct Table(Mutex<Vec<String>>);
+
+fn write(line: &str) {
+    std::io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
+}
+
+impl Table {
+    fn begin() -> Table {
+        write("\n| attack | figure | aim |\n|---|---|---|");
+        Table::default()
+    }
+
+    /// Adds a row. `met`: the figure is what it should be.
+    pub fn row(&self, attack: &str, figure: &str, aim: &str, met: bool) {
+        write(&format!("| {attack} | {figure} | {aim} |"));
+        if !met {
+            self.0.lock().unwrap().push(format!("{attack}: {figure} (aim: {aim})"));
+        }
+    }
+
+    /// A row about a time.
+    pub fn within(&self, attack: &str, took: Duration, aim: Duration) {
+        let (figure, limit) = (format!("{:.1} s", took.as_secs_f64()), format!("≤ {:.0} s", aim.as_secs_f64()));
+        // The timers of the gateway, and of whoever looks.
+        self.row(attack, &figure, &limit, took <= aim + Duration::from_secs(1) + aim / 20);
+    }
+
+    fn end(self) {
+        let missed = self.0.into_inner().unwrap();
+        assert!(missed.is_empty(), "not met:\n{}", missed.join("\n"));
+    }
+}
+
+/// Apart from the other tests, which it would take the CPUs from.
+#[test]
+#[ignore = "alone: make attack-short, make attack"]
+fn nothing_gets_through() {
+    sluicegate_process::resources::raise_open_files();
+    let table = Table::begin();
+    let only = std::env::var("ONLY").ok();
+    let attacks = [("deadlines", deadlines::run as limits::Attack)].into_iter().chain(limits::ATTACKS);
+    for (_, attack) in attacks.filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)) {
+        attack(&table);
+    }
+    table.end();
+}

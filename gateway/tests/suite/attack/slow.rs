@@ -1,0 +1,157 @@
+//! Clients that take their time: connections that are held with as little as possible.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use super::{low_priority, tls};
+use crate::harness::{Gateway, eventually};
+
+/// So many connections, until this is dropped; who is thrown out comes back.
+pub struct Slow {
+    open: Arc<AtomicUsize>,
+    thrown_out: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Slow {
+    /// Opens them, and waits until they are.
+    pub fn on(gateway: &Gateway, count: usize) -> Slow {
+        let (open, thrown_out, stop) = (Arc::default(), Arc::default(), Arc::default());
+        let mut slow = Slow { open, thrown_out, stop, thread: None };
+        let (http, https) = (gateway.http, gateway.https);
+        let (open, thrown_out, stop) = (slow.open.clone(), slow.thrown_out.clone(), slow.stop.clone());
+        slow.thread = Some(std::thread::spawn(move || {
+            low_priority();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                for number in 0..count {
+                    let (open, thrown_out) = (open.clone(), thrown_out.clone());
+                    tokio::spawn(keep(number, http, https, open, thrown_out));
+                    if number.is_multiple_of(100) {
+                        sleep(Duration::from_millis(10)).await;
+                    }
+                }
+                while !stop.load(Ordering::Relaxed) {
+                    sleep(Duration::from_millis(50)).await;
+                }
+            });
+        }));
+        let enough = count * 95 / 100;
+        eventually("slow connections", || (slow.open.load(Ordering::Relaxed) >= enough).then_some(()));
+        slow
+    }
+
+    /// Connections that are open now.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// How often one was closed by the gateway.
+    pub fn thrown_out(&self) -> usize {
+        self.thrown_out.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+/// Counts a connection as open while it is.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn keep(
+    number: usize,
+    http: SocketAddr,
+    https: SocketAddr,
+    open: Arc<AtomicUsize>,
+    thrown_out: Arc<AtomicUsize>,
+) {
+    loop {
+        let address = if matches!(number % 5, 0 | 4) { https } else { http };
+        let Ok(stream) = connect(number, address).await else {
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        open.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted(open.clone());
+        hold(number, stream).await;
+        drop(counted);
+        thrown_out.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Each hundred comes from an address of its own.
+async fn connect(number: usize, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    let from =
+        [127, 66, u8::try_from(number / 100 / 250).unwrap_or(255), u8::try_from(number / 100 % 250 + 1).unwrap_or(1)];
+    socket.bind(&SocketAddr::from((from, 0)).into())?;
+    socket.set_nonblocking(true)?;
+    let socket = tokio::net::TcpSocket::from_std_stream(socket.into());
+    timeout(Duration::from_secs(10), socket.connect(to)).await?
+}
+
+/// Holds a connection until the other side ends it, in one of five ways.
+async fn hold(number: usize, mut stream: TcpStream) {
+    let head = "POST /slow HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n";
+    match number % 5 {
+        // Nothing, where a ClientHello is due.
+        0 => until_closed(&mut stream).await,
+        // A head that never ends.
+        1 => drip(&mut stream, head, b"X", 5).await,
+        // A body that never ends.
+        2 => drip(&mut stream, &format!("{head}\r\n"), b"x", 2).await,
+        // An answer that is never read.
+        3 => {
+            let _ = stream.write_all(b"GET /large HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+            // A write tells when the connection is gone; what comes is left where it is.
+            while stream.write_all(b"\r\n").await.is_ok() {
+                sleep(Duration::from_secs(3)).await;
+            }
+        }
+        // Everything but a request.
+        _ => {
+            let mut stream = tokio_openssl::SslStream::new(tls(b"\x08http/1.1"), stream).unwrap();
+            if std::pin::Pin::new(&mut stream).connect().await.is_ok() {
+                let _ = stream.read(&mut [0; 16]).await;
+            }
+        }
+    }
+}
+
+async fn until_closed(stream: &mut TcpStream) {
+    let mut bytes = [0; 1024];
+    while matches!(stream.read(&mut bytes).await, Ok(1..)) {}
+}
+
+/// Writes a beginning, then a byte every few seconds.
+async fn drip(stream: &mut TcpStream, begin: &str, byte: &[u8], seconds: u64) {
+    if stream.write_all(begin.as_bytes()).await.is_err() {
+        return;
+    }
+    loop {
+        if timeout(Duration::from_secs(seconds), until_closed(stream)).await.is_ok() {
+            return;
+        }
+        if stream.write_all(byte).await.is_err() {
+            return;
+        }
+    }
+}
