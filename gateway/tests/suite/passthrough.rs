@@ -198,7 +198,7 @@ fn a_tunnel_ends_when_it_is_silent_or_its_client_takes_nothing() {
 }
 
 /// The first bytes of a TLS client.
-fn hello_of(name: &str) -> Vec<u8> {
+pub fn hello_of(name: &str) -> Vec<u8> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let name = name.to_owned();

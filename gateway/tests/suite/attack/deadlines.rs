@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{Table, floods, scaled};
+use super::{Table, scaled};
 use crate::client::{self, Tls};
 use crate::harness::{Gateway, PATIENCE, Start};
 use crate::http2::{END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, Raw, request};
+use crate::passthrough::hello_of;
 
 /// Time until the other side ends a connection, or says with 408 that it will; a byte of `drip` is sent every so often.
 fn until_ended(stream: &mut (impl Read + Write), drip: Option<(&[u8], Duration)>) -> Duration {
@@ -60,7 +61,7 @@ fn probes() -> Vec<Probe> {
             |gateway| {
                 let mut stream = client::connect(gateway.https).stream;
                 look_often(&stream);
-                let hello = floods::hello();
+                let hello = hello_of("a.test");
                 let begun = Instant::now();
                 for byte in hello {
                     if stream.write_all(&[byte]).is_err() || matches!(stream.read(&mut [0; 64]), Ok(0)) {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::low_priority;
-use crate::client::Tls;
 use crate::harness::Gateway;
 use crate::http2::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM, Raw, SETTINGS,
     WINDOW_UPDATE, request,
 };
+use crate::passthrough::hello_of;
 
 /// Kinds of floods over HTTP/2.
 pub const KINDS: [&str; 12] = [
@@ -151,7 +151,7 @@ impl Handshakes {
             std::thread::spawn(move || {
                 low_priority();
                 // A client that computes nothing itself would be worse; what it sends is recorded once and sent again and again.
-                let hello = hello();
+                let hello = hello_of("a.test");
                 while !stop.load(Ordering::Relaxed) {
                     let Ok(mut stream) = std::net::TcpStream::connect(address) else { continue };
                     let _ = stream.set_read_timeout(Some(std::time::Duration::from_secs(2)));
@@ -177,18 +177,4 @@ impl Drop for Handshakes {
         self.stop.store(true, Ordering::Relaxed);
         self.threads.drain(..).for_each(|thread| drop(thread.join()));
     }
-}
-
-/// The first bytes of a TLS client.
-pub fn hello() -> Vec<u8> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let client = std::thread::spawn(move || drop(Tls::new().try_connect(address, Some("a.test"))));
-    let (mut stream, _) = listener.accept().unwrap();
-    let mut bytes = vec![0; 16 * 1024];
-    let count = stream.read(&mut bytes).unwrap();
-    drop(stream);
-    client.join().unwrap();
-    bytes.truncate(count);
-    bytes
 }
