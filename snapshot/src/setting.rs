@@ -23,7 +23,7 @@ pub struct Setting {
 }
 
 /// Every setting.
-pub const ALL: [Setting; 6] = [
+pub static ALL: [Setting; 6] = [
     Setting {
         name: "sslRedirect",
         nginx: Some("ssl-redirect"),

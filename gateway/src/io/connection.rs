@@ -131,7 +131,8 @@ impl Serve {
         let passes = timeout(limit, self.passes_through(&mut client));
         match passes.await {
             Err(_) => return self.cells.handshake(Handshake::TimedOut),
-            Ok(Some((name, route))) => return self.tunnel(client, info, name, route).await,
+            // Apart, since every connection's task is as large as the largest of its parts.
+            Ok(Some((name, route))) => return Box::pin(self.tunnel(client, info, name, route)).await,
             Ok(None) => {}
         }
         if !admitted.may_shake_hands().await {

@@ -180,7 +180,10 @@ impl Gateway {
         if session.is_http2() && reply.content.is_none() {
             session.set_write_timeout(Some(OWN_ANSWER));
         }
-        reply::take_body(session).await;
+        // A connection that closes lets its client read, whatever that still sends; only one that is kept needs the body out of the way.
+        if !close {
+            reply::take_body(session).await;
+        }
         let request = session.req_header();
         let response = respond::render(reply, &request.method, &request.headers, &ctx.request_id);
         let mut fields = self.marks(ctx).fields();

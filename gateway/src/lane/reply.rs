@@ -15,7 +15,7 @@ const BODY_LIMIT: usize = 64 * 1024;
 /// How long they are waited for.
 const BODY_TIME: Duration = Duration::from_secs(1);
 
-/// Takes a short request body, so that the connection can be kept, and a client that writes before it reads sees the answer.
+/// Takes a short request body, so that the connection can be kept.
 /// One that waits for `100 Continue` has not sent any.
 pub(super) async fn take_body(session: &mut Session) {
     if session.is_http2() || session.req_header().headers.contains_key(EXPECT) {

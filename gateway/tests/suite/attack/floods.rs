@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::low_priority;
 use crate::harness::Gateway;
@@ -91,88 +93,63 @@ fn is_told_to_go(raw: &mut Raw) -> bool {
     }
 }
 
-/// Connections that flood until this is dropped; each that is ended is made anew.
-pub struct Flood {
+/// Attackers, each on a thread of its own, until this is dropped.
+pub struct Attackers {
     stop: Arc<AtomicBool>,
-    ended: Arc<AtomicUsize>,
-    threads: Vec<std::thread::JoinHandle<()>>,
+    count: Arc<AtomicUsize>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-impl Flood {
-    /// So many connections, of all kinds in turn.
-    pub fn on(gateway: &Gateway, count: usize) -> Flood {
-        let (stop, ended): (Arc<AtomicBool>, Arc<AtomicUsize>) = (Arc::default(), Arc::default());
-        let address = gateway.https;
-        let one = |number: usize| {
-            let (stop, ended) = (stop.clone(), ended.clone());
+impl Attackers {
+    /// So many, each of which does `once` again and again; it is told when to stop, and says whether that counts.
+    fn start(attackers: usize, once: impl Fn(usize, &AtomicBool) -> bool + Send + Sync + 'static) -> Attackers {
+        let (stop, count): (Arc<AtomicBool>, Arc<AtomicUsize>) = (Arc::default(), Arc::default());
+        let once = Arc::new(once);
+        let attack = |number: usize| {
+            let (stop, count, once) = (stop.clone(), count.clone(), once.clone());
             std::thread::spawn(move || {
                 low_priority();
-                let kind = KINDS[number % KINDS.len()];
                 while !stop.load(Ordering::Relaxed) {
-                    let Some(mut raw) = Raw::try_connect(address, settings(kind)) else { continue };
-                    let mut frame = 0;
-                    while !stop.load(Ordering::Relaxed) && send(&mut raw, kind, frame) {
-                        frame += 1;
-                    }
-                    ended.fetch_add(1, Ordering::Relaxed);
+                    count.fetch_add(usize::from(once(number, &stop)), Ordering::Relaxed);
                 }
             })
         };
-        let threads = (0..count).map(one).collect();
-        Flood { stop, ended, threads }
+        let threads = (0..attackers).map(attack).collect();
+        Attackers { stop, count, threads }
     }
 
-    /// How many connections were ended.
-    pub fn ended(&self) -> usize {
-        self.ended.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Flood {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.threads.drain(..).for_each(|thread| drop(thread.join()));
-    }
-}
-
-/// Full handshakes, one after another on each of so many threads, until this is dropped.
-pub struct Handshakes {
-    stop: Arc<AtomicBool>,
-    made: Arc<AtomicUsize>,
-    threads: Vec<std::thread::JoinHandle<()>>,
-}
-
-impl Handshakes {
-    pub fn on(gateway: &Gateway, threads: usize) -> Handshakes {
-        let (stop, made): (Arc<AtomicBool>, Arc<AtomicUsize>) = (Arc::default(), Arc::default());
+    /// Connections that flood, of all kinds in turn; each that is ended is made anew, and counts.
+    pub fn flooding(gateway: &Gateway, connections: usize) -> Attackers {
         let address = gateway.https;
-        let one = |_| {
-            let (stop, made) = (stop.clone(), made.clone());
-            std::thread::spawn(move || {
-                low_priority();
-                // A client that computes nothing itself would be worse; what it sends is recorded once and sent again and again.
-                let hello = hello_of("a.test");
-                while !stop.load(Ordering::Relaxed) {
-                    let Ok(mut stream) = std::net::TcpStream::connect(address) else { continue };
-                    let _ = stream.set_read_timeout(Some(std::time::Duration::from_secs(2)));
-                    let mut answer = [0; 1024];
-                    if stream.write_all(&hello).is_ok() && stream.read(&mut answer).is_ok_and(|count| count > 0) {
-                        made.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-            })
-        };
-        let threads = (0..threads).map(one).collect();
-        Handshakes { stop, made, threads }
+        Attackers::start(connections, move |number, stop| {
+            let kind = KINDS[number % KINDS.len()];
+            let Some(mut raw) = Raw::try_connect(address, settings(kind)) else { return false };
+            let mut frame = 0;
+            while !stop.load(Ordering::Relaxed) && send(&mut raw, kind, frame) {
+                frame += 1;
+            }
+            true
+        })
     }
 
-    /// How many the gateway has computed.
-    pub fn made(&self) -> usize {
-        self.made.load(Ordering::Relaxed)
+    /// Full handshakes, one after another; those count that the gateway has computed. A client that computes nothing itself sends what was
+    /// recorded once.
+    pub fn shaking_hands(gateway: &Gateway, attackers: usize) -> Attackers {
+        let (address, hello) = (gateway.https, hello_of("a.test"));
+        Attackers::start(attackers, move |_, _| {
+            let Ok(mut stream) = std::net::TcpStream::connect(address) else { return false };
+            let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+            stream.write_all(&hello).is_ok() && stream.read(&mut [0; 1024]).is_ok_and(|count| count > 0)
+        })
+    }
+
+    /// What they have done so far.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Handshakes {
+impl Drop for Attackers {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.threads.drain(..).for_each(|thread| drop(thread.join()));

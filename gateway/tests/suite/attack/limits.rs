@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::floods::{self, Flood, Handshakes};
+use super::floods::{self, Attackers};
 use super::honest::{Outcome, traffic};
 use super::slow::Slow;
 use super::{MEMORY, Table, memory, peak, scaled, start, start_with};
@@ -79,9 +79,9 @@ fn beside_floods(table: &Table) {
     let gateway = start(json!({}));
     let count = scaled(12, 50);
     let alone = traffic(&gateway, rate(), duration());
-    let flood = Flood::on(&gateway, count);
+    let flood = Attackers::flooding(&gateway, count);
     let with = traffic(&gateway, rate(), duration());
-    let ended = flood.ended();
+    let ended = flood.count();
     drop(flood);
     let attack = format!("{count} connections that flood, made anew {ended} times");
     beside(table, &attack, &alone, &with, 2);
@@ -102,9 +102,9 @@ fn beside_slow_ones(table: &Table) {
 fn beside_handshakes(table: &Table) {
     let gateway = start(json!({}));
     let alone = traffic(&gateway, rate(), duration());
-    let handshakes = Handshakes::on(&gateway, scaled(4, 64));
+    let handshakes = Attackers::shaking_hands(&gateway, scaled(4, 64));
     let with = traffic(&gateway, rate(), duration());
-    let made = handshakes.made();
+    let made = handshakes.count();
     drop(handshakes);
     let shed = gateway.metric("sluicegate_rejected_total", &["TooManyHandshakes"]);
     let attack = format!("handshakes without end: {made} computed, {shed} shed");

@@ -114,7 +114,7 @@ impl Table {
     pub fn within(&self, attack: &str, took: Duration, aim: Duration) {
         let (figure, limit) = (format!("{:.1} s", took.as_secs_f64()), format!("≤ {:.0} s", aim.as_secs_f64()));
         // The timers of the gateway, and of whoever looks.
-        self.row(attack, &figure, &limit, took <= aim + Duration::from_secs(1) + aim / 20);
+        self.row(attack, &figure, &limit, took <= aim + Duration::from_millis(800));
     }
 
     fn end(self) {
