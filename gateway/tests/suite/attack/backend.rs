@@ -12,6 +12,7 @@ static BODY: [u8; 1 << 20] = [b'x'; 1 << 20];
 pub fn start() -> SocketAddr {
     let (send, receive) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
+        super::high_priority();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

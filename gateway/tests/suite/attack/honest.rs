@@ -52,6 +52,11 @@ impl Outcome {
 /// Sends so many requests a second for so long; clients begin evenly spread, and each waits for its answer.
 pub fn traffic(gateway: &Gateway, per_second: u32, duration: Duration) -> Outcome {
     let (http, https) = (gateway.http, gateway.https);
+    std::thread::scope(|scope| scope.spawn(|| run(http, https, per_second, duration)).join().unwrap())
+}
+
+fn run(http: SocketAddr, https: SocketAddr, per_second: u32, duration: Duration) -> Outcome {
+    super::high_priority();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let results = Arc::new(Mutex::new(Outcome { sent: 0, failed: 0, times: Vec::new(), why: Vec::new() }));
     runtime.block_on(async {

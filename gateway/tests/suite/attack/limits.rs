@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::floods::{self, Attackers};
 use super::honest::{Outcome, traffic};
-use super::slow::Slow;
+use super::slow::{Kind, Slow};
 use super::{MEMORY, Table, memory, peak, scaled, start, start_with};
 use crate::client;
 use crate::harness::{Gateway, PATIENCE, eventually};
@@ -28,9 +28,10 @@ fn duration() -> Duration {
 pub type Attack = fn(&Table);
 
 /// All of them, by name.
-pub const ATTACKS: [(&str, Attack); 7] = [
+pub const ATTACKS: [(&str, Attack); 8] = [
     ("floods", floods_end),
     ("beside-floods", beside_floods),
+    ("slow", slow_ones),
     ("beside-slow", beside_slow_ones),
     ("beside-handshakes", beside_handshakes),
     ("bombs", bombs),
@@ -88,11 +89,27 @@ fn beside_floods(table: &Table) {
     within_memory(table, &attack, &gateway);
 }
 
+/// What a connection of each kind holds.
+fn slow_ones(table: &Table) {
+    for kind in Kind::ALL {
+        let count = scaled(100, 2_000);
+        let gateway = start(json!({"connections": count + 1000}));
+        drop(Slow::on(&gateway, 100, Box::leak(Box::new([kind]))));
+        std::thread::park_timeout(Duration::from_secs(1));
+        let before = memory(&gateway, "VmRSS");
+        let slow = Slow::on(&gateway, count, Box::leak(Box::new([kind])));
+        std::thread::park_timeout(Duration::from_secs(2));
+        let each = memory(&gateway, "VmRSS").saturating_sub(before) / slow.open() as u64 / 1024;
+        table.row(&format!("slow: {}", kind.name()), &format!("{each} KiB a connection"), "≤ 40 KiB", each <= 40);
+        drop(slow);
+    }
+}
+
 fn beside_slow_ones(table: &Table) {
     let count = scaled(500, 10_000);
     let gateway = start(json!({"connections": count + 1000}));
     let alone = traffic(&gateway, rate(), duration());
-    let slow = Slow::on(&gateway, count);
+    let slow = Slow::on(&gateway, count, &Kind::ALL);
     let with = traffic(&gateway, rate(), duration());
     let attack = format!("{} slow connections of five kinds, {} thrown out meanwhile", slow.open(), slow.thrown_out());
     beside(table, &attack, &alone, &with, 2);

@@ -2,7 +2,8 @@
 //! it with an optimised gateway, as long and as hard as docs/security-figures.md says; `make test` a short form. `ONLY=bombs make attack` does one
 //! part: `deadlines`, or one of [`limits::ATTACKS`].
 //!
-//! Attackers have the lowest priority: in the world they are on other machines, here they take the same CPUs.
+//! In the world attackers are on other machines; here they share all CPUs but the gateway's with honest clients and the backend, which come
+//! first.
 
 mod backend;
 mod deadlines;
@@ -32,10 +33,31 @@ pub fn scaled<T>(short: T, full: T) -> T {
     if is_full() { full } else { short }
 }
 
-/// This thread comes after all others.
+/// This thread runs on all CPUs but the gateway's, as if it were on another machine.
+fn elsewhere() {
+    let mut cpus = rustix::thread::sched_getaffinity(None).unwrap();
+    let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|cpu| cpus.is_set(*cpu)).unwrap();
+    cpus.unset(first);
+    // A machine with one has no other.
+    let _ = rustix::thread::sched_setaffinity(None, &cpus);
+}
+
+/// This thread runs when no other wants to: fifty with `nice 19` would take as much as an honest client.
 pub fn low_priority() {
-    // Where it is refused attackers only weigh more.
-    let _ = rustix::process::nice(19);
+    schedule(["--idle", "--pid", "0"]);
+}
+
+/// This thread runs when it wants to. Even threads of the class `SCHED_IDLE` keep others from a CPU for milliseconds.
+pub fn high_priority() {
+    schedule(["--rr", "--pid", "1"]);
+}
+
+/// Apart from the gateway, in a class of its own (sched(7)).
+fn schedule(class: [&str; 3]) {
+    elsewhere();
+    let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+    // Where it is refused (it needs CAP_SYS_NICE) attackers weigh more than they should.
+    let _ = std::process::Command::new("chrt").args(class).arg(&thread).status();
 }
 
 /// A TLS client that verifies nothing, with ALPN in the wire's form. It is cheap to make: a connector reads the system's authorities.
@@ -66,8 +88,9 @@ pub fn start_with(limits: Value, timeouts: Value) -> Gateway {
     let mut all = json!({"memory": MEMORY});
     all.as_object_mut().unwrap().extend(limits.as_object().unwrap().clone());
     Start::with(&everything_to(&[backend::start()]))
-        // The other CPU is for everybody else.
+        // The other CPUs are for everybody else.
         .set("workers", json!(1))
+        .set("pin", json!(true))
         .set("limits", all)
         .set("timeouts", timeouts)
         .set("debugHeader", json!(false))

@@ -13,6 +13,36 @@ use tokio::time::{sleep, timeout};
 use super::{low_priority, tls};
 use crate::harness::{Gateway, eventually};
 
+/// What a connection is held with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    NoClientHello,
+    NoRequest,
+    HeadWithoutEnd,
+    BodyWithoutEnd,
+    AnswerUnread,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 5] =
+        [Kind::NoClientHello, Kind::NoRequest, Kind::HeadWithoutEnd, Kind::BodyWithoutEnd, Kind::AnswerUnread];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::NoClientHello => "no ClientHello",
+            Kind::NoRequest => "no request behind the handshake",
+            Kind::HeadWithoutEnd => "a head without end",
+            Kind::BodyWithoutEnd => "a body without end",
+            Kind::AnswerUnread => "an answer that is not read",
+        }
+    }
+
+    fn is_tls(self) -> bool {
+        matches!(self, Kind::NoClientHello | Kind::NoRequest)
+    }
+}
+
 /// So many connections, until this is dropped; who is thrown out comes back.
 pub struct Slow {
     open: Arc<AtomicUsize>,
@@ -22,8 +52,8 @@ pub struct Slow {
 }
 
 impl Slow {
-    /// Opens them, and waits until they are.
-    pub fn on(gateway: &Gateway, count: usize) -> Slow {
+    /// Opens them, in turn of these kinds, and waits until they are.
+    pub fn on(gateway: &Gateway, count: usize, kinds: &'static [Kind]) -> Slow {
         let (open, thrown_out, stop) = (Arc::default(), Arc::default(), Arc::default());
         let mut slow = Slow { open, thrown_out, stop, thread: None };
         let (http, https) = (gateway.http, gateway.https);
@@ -34,7 +64,9 @@ impl Slow {
             runtime.block_on(async {
                 for number in 0..count {
                     let (open, thrown_out) = (open.clone(), thrown_out.clone());
-                    tokio::spawn(keep(number, http, https, open, thrown_out));
+                    let kind = kinds[number % kinds.len()];
+                    let address = if kind.is_tls() { https } else { http };
+                    tokio::spawn(keep(kind, number, address, open, thrown_out));
                     if number.is_multiple_of(100) {
                         sleep(Duration::from_millis(10)).await;
                     }
@@ -76,22 +108,15 @@ impl Drop for Counted {
     }
 }
 
-async fn keep(
-    number: usize,
-    http: SocketAddr,
-    https: SocketAddr,
-    open: Arc<AtomicUsize>,
-    thrown_out: Arc<AtomicUsize>,
-) {
+async fn keep(kind: Kind, number: usize, address: SocketAddr, open: Arc<AtomicUsize>, thrown_out: Arc<AtomicUsize>) {
     loop {
-        let address = if matches!(number % 5, 0 | 4) { https } else { http };
         let Ok(stream) = connect(number, address).await else {
             sleep(Duration::from_millis(100)).await;
             continue;
         };
         open.fetch_add(1, Ordering::Relaxed);
         let counted = Counted(open.clone());
-        hold(number, stream).await;
+        hold(kind, stream).await;
         drop(counted);
         thrown_out.fetch_add(1, Ordering::Relaxed);
     }
@@ -108,26 +133,21 @@ async fn connect(number: usize, to: SocketAddr) -> std::io::Result<TcpStream> {
     timeout(Duration::from_secs(10), socket.connect(to)).await?
 }
 
-/// Holds a connection until the other side ends it, in one of five ways.
-async fn hold(number: usize, mut stream: TcpStream) {
+/// Holds a connection until the other side ends it.
+async fn hold(kind: Kind, mut stream: TcpStream) {
     let head = "POST /slow HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n";
-    match number % 5 {
-        // Nothing, where a ClientHello is due.
-        0 => until_closed(&mut stream).await,
-        // A head that never ends.
-        1 => drip(&mut stream, head, b"X", 5).await,
-        // A body that never ends.
-        2 => drip(&mut stream, &format!("{head}\r\n"), b"x", 2).await,
-        // An answer that is never read.
-        3 => {
+    match kind {
+        Kind::NoClientHello => until_closed(&mut stream).await,
+        Kind::HeadWithoutEnd => drip(&mut stream, head, b"X", 5).await,
+        Kind::BodyWithoutEnd => drip(&mut stream, &format!("{head}\r\n"), b"x", 2).await,
+        Kind::AnswerUnread => {
             let _ = stream.write_all(b"GET /large HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
             // A write tells when the connection is gone; what comes is left where it is.
             while stream.write_all(b"\r\n").await.is_ok() {
                 sleep(Duration::from_secs(3)).await;
             }
         }
-        // Everything but a request.
-        _ => {
+        Kind::NoRequest => {
             let mut stream = tokio_openssl::SslStream::new(tls(b"\x08http/1.1"), stream).unwrap();
             if std::pin::Pin::new(&mut stream).connect().await.is_ok() {
                 let _ = stream.read(&mut [0; 16]).await;
