@@ -22,6 +22,8 @@ pub struct Body {
     kind: Kind,
     written: Vec<u8>,
     read: usize,
+    /// Bytes of the body itself that were read.
+    passed: usize,
     fault: Option<Malformed>,
 }
 
@@ -40,12 +42,12 @@ impl Body {
             Framing::Length(length) => Kind::Length(length),
             Framing::Chunked => Kind::Chunked(Box::default()),
         };
-        Body { kind, written: head, read: 0, fault: None }
+        Body { kind, written: head, read: 0, passed: 0, fault: None }
     }
 
     /// A message whose body is what comes until the connection ends.
     pub fn until_close(head: Vec<u8>) -> Self {
-        Body { kind: Kind::UntilClose, written: head, read: 0, fault: None }
+        Body { kind: Kind::UntilClose, written: head, read: 0, passed: 0, fault: None }
     }
 
     /// Whether all of it was read.
@@ -56,6 +58,11 @@ impl Body {
             Kind::UntilClose => false,
         };
         is_whole && self.read == self.written.len()
+    }
+
+    /// Bytes of the body itself that were read, without head and framing.
+    pub fn passed(&self) -> usize {
+        self.passed
     }
 
     /// What is wrong with it, once it cannot be read on.
@@ -99,7 +106,9 @@ impl Body {
             };
             if limit > 0 {
                 let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-                let count = ready!(incoming.poll_through(limit, cx, buf))? as u64;
+                let count = ready!(incoming.poll_through(limit, cx, buf))?;
+                self.passed += count;
+                let count = count as u64;
                 match &mut self.kind {
                     Kind::Length(left) => *left -= count,
                     Kind::Chunked(chunked) => chunked.passed(count),

@@ -26,6 +26,7 @@ use tokio::time::Sleep;
 use super::http1::lending::Lending;
 use super::http2::streams::Held;
 use super::pressure::{Ladder, Pressure};
+use super::window::Window;
 use crate::observe::Cells;
 use crate::phase::Connection;
 use crate::phase::canonical::Refused;
@@ -45,6 +46,8 @@ pub struct ClientInfo {
     pub user_timeout: Arc<AtomicU32>,
     /// What the answer of the stream holds, on HTTP/2.
     pub held: OnceLock<Arc<Held>>,
+    /// How far the answer is read ahead.
+    pub window: Window,
 }
 
 impl ClientInfo {
@@ -57,6 +60,7 @@ impl ClientInfo {
             refusal: OnceLock::new(),
             user_timeout: Arc::default(),
             held: OnceLock::new(),
+            window: Window::default(),
         }
     }
 }

@@ -42,8 +42,8 @@ pub struct Serve {
     pub draining: watch::Receiver<bool>,
     /// This worker's connections that wait for a request.
     pub idle: IdleConnections,
-    /// The turns of this worker's handshakes.
-    pub turns: Turns,
+    /// The turns of this worker's handshakes, and of HTTP/2 clients that send much that costs much.
+    pub turns: Arc<Turns>,
 }
 
 impl Serve {

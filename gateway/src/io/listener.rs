@@ -12,6 +12,10 @@ use crate::settings::Settings;
 /// Connections that may wait to be accepted, per socket.
 const BACKLOG: i32 = 4096;
 
+/// Bytes of an answer that the kernel holds besides what is on its way (tcp(7), `TCP_NOTSENT_LOWAT`): of a client that does not read it would
+/// take megabytes.
+const NOT_SENT: u32 = 128 * 1024;
+
 /// An address that cannot be listened on.
 #[derive(Debug)]
 pub struct BindError {
@@ -87,6 +91,8 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     }
     socket.bind(&address.into())?;
     if shared {
+        // Connections have it from their listener. Where there is no such option the kernel holds more of each answer.
+        let _ = socket.set_tcp_notsent_lowat(NOT_SENT);
         socket.listen(BACKLOG)?;
     }
     Ok(socket.into())

@@ -11,11 +11,13 @@ pub mod http1;
 pub mod http2;
 pub mod idle;
 pub mod incoming;
+mod linger;
 pub mod listener;
 pub mod pressure;
 pub mod proxy_protocol;
 mod tunnel;
 pub mod turns;
+pub mod window;
 pub mod worker;
 
 pub use client::ClientStream;

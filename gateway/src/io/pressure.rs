@@ -19,6 +19,16 @@ const CLOSE: f64 = 0.5;
 /// How long a connection may wait for a request on the first step.
 pub const SHORT_IDLE: Duration = Duration::from_secs(5);
 
+/// How long a client may take nothing of its answer then: what is held for it is needed.
+pub const SHORT_STALL: Duration = Duration::from_secs(5);
+
+/// Bytes of an answer that are read at a time, each up to a part of the limit: of what is read and not taken by the client a few times that is
+/// held.
+const PIECES: [(f64, usize); 4] = [(0.4, 16 * 1024), (0.55, 8 * 1024), (0.7, 4 * 1024), (0.95, 2 * 1024)];
+
+/// The same when there is no memory left.
+const LAST_PIECE: usize = 1024;
+
 /// How far use has to fall below a step to leave it, in parts of the limit.
 const SLACK: f64 = 0.02;
 
@@ -27,7 +37,7 @@ const SLACK: f64 = 0.02;
 pub enum Pressure {
     /// There is enough.
     None,
-    /// Connections that have waited for [`SHORT_IDLE`] end.
+    /// Connections that have waited for [`SHORT_IDLE`] end, and those whose client has taken nothing for [`SHORT_STALL`].
     ShortIdle,
     /// No connection is kept: answers close it, HTTP/2 clients are told to go.
     NoKeepAlive,
@@ -83,14 +93,10 @@ impl Ladder {
         Pressure::STEPS.get(usize::from(now)).map_or(Pressure::None, |(step, _)| *step)
     }
 
-    /// Bytes of an answer that are read at a time: what is read and not taken by the client is a few times that.
+    /// Bytes of an answer that are read at a time: the less memory there is, the fewer.
     pub fn piece(&self) -> usize {
-        match self.pressure() {
-            Pressure::None => 16 * 1024,
-            Pressure::ShortIdle => 8 * 1024,
-            Pressure::NoKeepAlive => 4 * 1024,
-            Pressure::Refusing => 1024,
-        }
+        let part = self.part();
+        PIECES.iter().find(|(up_to, _)| part < *up_to).map_or(LAST_PIECE, |(_, piece)| *piece)
     }
 
     /// Tells when the step changes.

@@ -1,8 +1,10 @@
-//! Handshakes take turns: each step of one costs up to a millisecond of computing, and a worker that has a thousand of them to do would serve
-//! nobody else for a second. Between two steps everything else that is ready comes first.
+//! What costs much takes turns: a step of a handshake costs up to a millisecond of computing, and a worker that has a thousand of them to do
+//! would serve nobody else for a second; so does a client that sends frames or requests over HTTP/2 as fast as it can. Between two steps
+//! everything else that is ready comes first.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The turns of a worker.
 #[derive(Debug)]
 pub struct Turns {
-    turn: Semaphore,
+    turn: Arc<Semaphore>,
     patience: Duration,
 }
 
@@ -25,11 +27,47 @@ pub struct Shed;
 
 impl Default for Turns {
     fn default() -> Self {
-        Turns { turn: Semaphore::new(1), patience: PATIENCE }
+        Turns { turn: Arc::new(Semaphore::new(1)), patience: PATIENCE }
     }
 }
 
+/// Everything that is ready to run has run: what was, and what has come from the kernel since.
+async fn everything_else() {
+    behind_others().await;
+    // The kernel is asked.
+    tokio::task::yield_now().await;
+    behind_others().await;
+}
+
+/// Goes to the end of the queue.
+pub async fn behind_others() {
+    let mut woken = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut woken, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Waits for a turn.
+pub type Next = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+
 impl Turns {
+    /// Waits for one step of something costly; the next turn is given when everything else that was ready has come.
+    pub fn next(&self) -> Next {
+        let turn = self.turn.clone();
+        Box::pin(async move {
+            let Ok(turn) = turn.acquire_owned().await else { return };
+            tokio::spawn(async move {
+                everything_else().await;
+                drop(turn);
+            });
+        })
+    }
+
     /// Does something costly in turns.
     ///
     /// # Errors
@@ -39,7 +77,7 @@ impl Turns {
         let Ok(Ok(mut turn)) = timeout(self.patience, self.turn.acquire()).await else { return Err(Shed) };
         loop {
             // What is ready comes before it, and before the next one's turn.
-            tokio::task::yield_now().await;
+            everything_else().await;
             let mut held = Some(turn);
             let done = std::future::poll_fn(|cx| match held {
                 Some(_) => match costly.as_mut().poll(cx) {
@@ -89,6 +127,37 @@ mod tests {
         }
         other.abort();
         assert!(others.load(Ordering::Relaxed) >= 200, "{others:?}");
+    }
+
+    #[tokio::test]
+    async fn steps_are_done_one_at_a_time_and_others_come_between() {
+        let turns = Arc::new(Turns::default());
+        let (others, steps) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let counting = others.clone();
+        let other = tokio::spawn(async move {
+            loop {
+                counting.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        let costly: Vec<_> = (0..10)
+            .map(|_| {
+                let (turns, steps, others) = (turns.clone(), steps.clone(), others.clone());
+                tokio::spawn(async move {
+                    for _ in 0..10 {
+                        turns.next().await;
+                        steps.fetch_add(1, Ordering::Relaxed);
+                        let (others, steps) = (others.load(Ordering::Relaxed), steps.load(Ordering::Relaxed));
+                        assert!(others + 2 >= steps, "{others} {steps}");
+                    }
+                })
+            })
+            .collect();
+        for task in costly {
+            task.await.unwrap();
+        }
+        other.abort();
+        assert_eq!(steps.load(Ordering::Relaxed), 100);
     }
 
     #[tokio::test]

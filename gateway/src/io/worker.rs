@@ -17,7 +17,6 @@ use super::connection::Serve;
 use super::idle::IdleConnections;
 use super::listener::Listeners;
 use super::pressure::{Pressure, SHORT_IDLE};
-use super::turns::Turns;
 use crate::lane::Gateway;
 use crate::observe::cells::Rejection;
 use crate::phase::Scheme;
@@ -32,6 +31,9 @@ pub(super) const IDLE_GRACE: Duration = Duration::from_secs(1);
 
 /// How long connections that the kernel has queued are accepted once a drain has begun.
 const QUEUE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Tasks that run before the kernel is asked what has come: a worker that always has some to run would look rarely, and what comes would wait.
+const TASKS_BETWEEN_EVENTS: u32 = 16;
 
 /// What every worker is made from.
 #[derive(Clone)]
@@ -53,7 +55,8 @@ pub struct Blueprint {
 /// # Errors
 /// The thread or its runtime cannot be started.
 pub fn start(index: usize, blueprint: Blueprint, listeners: Listeners) -> io::Result<std::thread::JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().event_interval(TASKS_BETWEEN_EVENTS).build()?;
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         if blueprint.shared.settings.pin {
             crate::cpus::pin(index);
@@ -79,7 +82,7 @@ async fn run(index: usize, blueprint: Blueprint, listeners: Listeners) {
         certificates: blueprint.certificates.clone(),
         draining: blueprint.draining.clone(),
         idle: IdleConnections::default(),
-        turns: Turns::default(),
+        turns: Arc::default(),
     });
     tokio::spawn(relieve(Arc::downgrade(&serve)));
     let mut loops = Vec::new();

@@ -15,7 +15,6 @@ use pingora::{Error, ErrorSource, ErrorType};
 
 use super::general::{Ctx, Gateway};
 use crate::clock;
-use crate::io::http2::streams::Held;
 use crate::phase::Reason;
 use crate::upstream::connection::Connection;
 use crate::upstream::connection::exchange::Seen;
@@ -97,14 +96,13 @@ impl Gateway {
         endpoint: &EndpointState,
         backend: &BoundBackend,
         ctx: &Ctx,
-        held: Option<Arc<Held>>,
         greeting: Option<Vec<u8>>,
     ) -> (Box<HttpPeer>, Arc<Seen>) {
         let timeouts = &self.shared.settings.timeouts;
         let mut peer = Box::new(HttpPeer::new(endpoint.address, false, String::new()));
         let limit = Duration::from_secs(timeouts.connect.into());
         let key = (backend.pool_group, endpoint.address);
-        let reading = Reading { memory: self.shared.memory.clone(), held };
+        let reading = Reading { memory: self.shared.memory.clone(), client: ctx.info.clone() };
         let connection =
             Connection::new(self.pool.clone(), key, limit, self.times(ctx), reading, ctx.attempts.met_a_stale_one())
                 .greeting(greeting);

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
 
 use serde_json::json;
 
@@ -86,4 +87,16 @@ fn the_ladder_is_climbed_by_whoever_holds_much_and_left_when_they_go() {
     assert_eq!(newcomer.read(false).status, 200, "who waited to be accepted is served now");
     gateway.wait_log("memory runs short");
     gateway.wait_log("memory is freed");
+}
+
+#[test]
+fn who_takes_nothing_has_less_time_for_it_while_memory_runs_short() {
+    let gateway = small().set("timeouts", json!({"clientWrite": 60})).ready();
+    let begun = Instant::now();
+    let mut unread = client::connect(gateway.http).stream;
+    unread.write_all(b"GET /?bytes=50000000 HTTP/1.1\r\nHost: a.test\r\n\r\n").unwrap();
+    let mut attack = Attack::on(&gateway);
+    attack.until(&gateway, 1);
+    gateway.wait_metric("sluicegate_requests_total", &["ClientStalled"], 1.0);
+    assert!((5..40).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
 }

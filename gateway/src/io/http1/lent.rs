@@ -3,9 +3,8 @@
 //!
 //! Answers that the engine makes before any phase ran are replaced: they would carry no reason, no request id, and the engine's name.
 
-use std::fmt;
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -22,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
 
 use super::lending::Left;
+use super::out::{self, Out, Stall};
 use super::refuse;
 use crate::io::body::Body;
 use crate::io::client::ClientInfo;
@@ -29,9 +29,6 @@ use crate::io::incoming::Incoming;
 use crate::phase::Reason;
 use crate::phase::canonical::Refused;
 use crate::phase::canonical::message::Request;
-
-/// Bytes that are collected before they are written without waiting for a flush: one TLS record.
-const MAX_PENDING: usize = 16 * 1024;
 
 /// How long the rest of a body is waited for once the whole answer is there and written, at most twice.
 const REST: Duration = Duration::from_secs(1);
@@ -54,74 +51,6 @@ pub struct Lent {
     wrote: bool,
 }
 
-/// What goes to the client.
-struct Out {
-    /// What is written and not flushed yet: a head and its body leave as one segment, and one TLS record.
-    pending: Vec<u8>,
-    /// What is left to write of an answer that replaces the engine's.
-    own: Vec<u8>,
-    /// How long the client may take nothing.
-    stall: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
-}
-
-// What is said to others is in no log.
-impl fmt::Debug for Out {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Out")
-    }
-}
-
-/// Writes a buffer out.
-fn poll_drain(stream: &mut Stream, buffer: &mut Vec<u8>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-    let mut written = 0;
-    let result = loop {
-        if written == buffer.len() {
-            break Poll::Ready(Ok(()));
-        }
-        match Pin::new(&mut *stream).poll_write(cx, &buffer[written..]) {
-            Poll::Ready(Ok(0)) => break Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            Poll::Ready(Ok(count)) => written += count,
-            Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
-            Poll::Pending => break Poll::Pending,
-        }
-    };
-    buffer.drain(..written);
-    result
-}
-
-impl Out {
-    fn len(&self) -> usize {
-        self.pending.len() + self.own.len()
-    }
-
-    fn poll_drain(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(poll_drain(stream, &mut self.own, cx))?;
-        poll_drain(stream, &mut self.pending, cx)
-    }
-
-    fn poll_take(&mut self, stream: &mut Stream, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        if self.pending.len() + data.len() > MAX_PENDING {
-            ready!(self.poll_drain(stream, cx))?;
-            if data.len() > MAX_PENDING {
-                return Pin::new(stream).poll_write(cx, data);
-            }
-        }
-        self.pending.extend_from_slice(data);
-        Poll::Ready(Ok(data.len()))
-    }
-
-    /// Ready when nothing could be written for too long: the client does not read.
-    /// `stall`: how long that is, where the route says it.
-    fn poll_stall(&mut self, progress: bool, stall: Option<Duration>, cx: &mut Context<'_>) -> Poll<()> {
-        if progress {
-            self.stalled = None;
-        }
-        let stall = stall.unwrap_or(self.stall);
-        self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall))).as_mut().poll(cx)
-    }
-}
-
 /// The reader has the connection already; nobody asks this any more.
 fn gone<T>() -> Poll<io::Result<T>> {
     Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
@@ -130,27 +59,23 @@ fn gone<T>() -> Poll<io::Result<T>> {
 impl Lent {
     /// Lends a request, of whose connection everything up to the end of its head is used. `last`: its connection ends with it.
     /// `stall`: how long the client may take nothing of the answer.
-    pub fn new(
-        incoming: Incoming<Stream>,
-        request: Request,
-        info: Arc<ClientInfo>,
-        last: bool,
-        stall: Duration,
-    ) -> Self {
+    pub fn new(incoming: Incoming<Stream>, request: Request, info: Arc<ClientInfo>, last: bool, stall: Stall) -> Self {
         info.lending.begin(request.canonical, last);
         let message = Body::new(request.head, request.framing);
-        let out = Out { pending: Vec::new(), own: Vec::new(), stall, stalled: None };
-        Lent { incoming: Some(incoming), info, message, out, rest: None, wrote: false }
+        Lent { incoming: Some(incoming), info, message, out: Out::new(stall), rest: None, wrote: false }
     }
 
     /// What came of writing.
     fn judge<T>(&mut self, written: Poll<io::Result<T>>, before: usize, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.out.stalled = None;
+            self.out.moved();
+            self.info.window.took();
             return written;
         }
-        let progress = self.out.len() < before;
-        ready!(self.out.poll_stall(progress, self.info.lending.stall(), cx));
+        if self.out.len() < before {
+            self.out.moved();
+        }
+        ready!(self.out.poll_stall(self.info.lending.stall(), cx));
         let detail = "the client takes nothing of the answer";
         self.info.lending.fail(Refused { reason: Reason::ClientStalled, detail });
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -220,6 +145,18 @@ impl AsyncRead for Lent {
 
 impl AsyncWrite for Lent {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(data)])
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let Some(incoming) = &mut this.incoming else { return gone() };
         this.wrote = true;
@@ -230,9 +167,9 @@ impl AsyncWrite for Lent {
             // What the engine itself would say.
             if this.info.refusal.get().is_none() {
                 let refused = Refused { reason: Reason::BadRequest, detail: "the engine cannot read the request" };
-                this.out.own = refuse::answer(&this.info, refused);
+                this.out.replace(refuse::answer(&this.info, refused));
             }
-            this.out.poll_drain(&mut incoming.stream, cx).map_ok(|()| data.len())
+            this.out.poll_drain(&mut incoming.stream, cx).map_ok(|()| out::length(data))
         };
         this.judge(written, before, cx)
     }

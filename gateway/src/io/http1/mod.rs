@@ -3,6 +3,7 @@
 
 pub mod lending;
 mod lent;
+mod out;
 pub(super) mod refuse;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use pingora::protocols::http::ServerSession;
 use super::client::{ClientInfo, Refusal};
 use super::connection::Serve;
 use super::incoming::{Ended, Incoming};
+use super::linger::linger;
 use super::worker::IDLE_GRACE;
 use crate::observe::RequestLabels;
 use crate::observe::access_log::Line;
@@ -22,6 +24,7 @@ use crate::observe::cells::Rejection;
 use crate::phase::canonical::Refused;
 use crate::phase::canonical::message::{self, Request};
 use lent::Lent;
+use out::Stall;
 
 impl Serve {
     /// Serves requests one after another, until the connection ends.
@@ -45,15 +48,22 @@ impl Serve {
             limit = keep_alive;
             left -= 1;
             let is_last = left == 0 || ends_at.is_some_and(|at| at <= Instant::now());
-            let lent = Lent::new(incoming, request, info.clone(), is_last, stall);
+            let patience = Stall { limit: stall, memory: self.shared.memory.clone() };
+            let lent = Lent::new(incoming, request, info.clone(), is_last, patience);
             let session = ServerSession::new_http1(Box::new(lent));
             let is_kept = self.proxy.process_new_http(session, &self.draining).await.is_some();
             if let Some(refusal) = info.refusal.get() {
                 self.account_refusal(info, refusal);
             }
             match info.lending.take_left() {
-                Some(left) if is_kept && left.usable => incoming = left.incoming,
-                Some(left) => return refuse::linger(left.incoming.stream).await,
+                Some(left) if is_kept && left.usable => {
+                    incoming = left.incoming;
+                    // Others come between two requests of a client that sends many at once.
+                    if incoming.has_begun() {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Some(left) => return linger(left.incoming.stream).await,
                 None => return,
             }
         }

@@ -1,20 +1,15 @@
 //! Answers to requests that no lane could take, and the end of their connections.
 
-use std::mem::MaybeUninit;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, Method};
 use pingora::protocols::{Shutdown, Stream};
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::io::AsyncWriteExt;
 
 use crate::io::client::{ClientInfo, Refusal};
+use crate::io::linger::{LINGER, linger};
 use crate::phase::canonical::Refused;
 use crate::phase::{Reason, request_id, respond};
-
-/// How long a closing connection is read from, at most.
-pub const LINGER: Duration = Duration::from_secs(2);
 
 /// The answer to a request that is refused; a connection is refused once, and ends with it.
 pub fn answer(info: &ClientInfo, refused: Refused) -> Vec<u8> {
@@ -42,29 +37,4 @@ pub async fn end(mut stream: Stream, answer: &[u8], limit: Duration) {
 pub async fn close(mut stream: Stream) {
     // Whoever does not take even that is not waited for.
     let _ = tokio::time::timeout(LINGER, Shutdown::shutdown(&mut *stream)).await;
-}
-
-/// Closes in a way that lets the client read the answer: what it still sends is taken for a moment, since a socket that
-/// is closed with unread bytes resets the connection, and the reset overtakes the answer.
-pub async fn linger(mut stream: Stream) {
-    let discard = async {
-        Shutdown::shutdown(&mut *stream).await;
-        std::future::poll_fn(|cx| poll_discard(&mut stream, cx)).await;
-    };
-    // A client that neither reads nor closes has had its chance.
-    let _ = tokio::time::timeout(LINGER, discard).await;
-}
-
-/// Ready at the end of the connection.
-pub fn poll_discard(stream: &mut Stream, cx: &mut Context<'_>) -> Poll<()> {
-    // On the stack only while something is read.
-    let mut scratch = [MaybeUninit::uninit(); 16 * 1024];
-    loop {
-        let mut read = ReadBuf::uninit(&mut scratch);
-        match Pin::new(&mut *stream).poll_read(cx, &mut read) {
-            Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
-            Poll::Ready(_) => return Poll::Ready(()),
-            Poll::Pending => return Poll::Pending,
-        }
-    }
 }

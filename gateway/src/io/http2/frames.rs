@@ -24,6 +24,20 @@ const BYTES_EACH: f64 = 1024.0;
 /// How much more a connection of a trusted proxy may send, which carries many clients.
 const TRUSTED_FACTOR: f64 = 100.0;
 
+/// Microseconds of work, roughly, that a client may cause at once before it takes turns with its like; what it begins with, and what comes
+/// in addition each second.
+const WORK: f64 = 1000.0;
+const FIRST_WORK: f64 = 300.0;
+const WORK_PER_SECOND: f64 = 10_000.0;
+
+/// The work of a request, of a frame that is answered or changes something, and of any other.
+const REQUEST_WORK: f64 = 50.0;
+const CONTROL_WORK: f64 = 2.0;
+const DATA_WORK: f64 = 1.0;
+
+/// Bytes that are read at a time, besides what is left of a frame with data. In a turn it is one frame.
+const STEP: usize = 1024;
+
 /// Types of frames (RFC 9113, 6), and flags.
 mod frame {
     pub const DATA: u8 = 0;
@@ -73,6 +87,11 @@ pub struct FrameWatch {
     have: usize,
     left: f64,
     since: Instant,
+    /// Work that the client may still cause, and when that was so.
+    work: f64,
+    worked: Instant,
+    /// The payload at hand is data.
+    is_data: bool,
     /// How many clients the connection may carry, roughly.
     factor: f64,
 }
@@ -88,6 +107,9 @@ impl FrameWatch {
             have: 0,
             left: ALLOWANCE * factor,
             since: now,
+            work: FIRST_WORK * factor,
+            worked: now,
+            is_data: false,
             factor,
         }
     }
@@ -95,6 +117,29 @@ impl FrameWatch {
     /// Bytes went to the client.
     pub fn sent(&mut self, count: usize) {
         self.left = (self.left + count as f64 / BYTES_EACH).min(ALLOWANCE * self.factor);
+    }
+
+    /// Whether the client has caused so much work that it takes turns with its like.
+    pub fn takes_turns(&mut self, now: Instant) -> bool {
+        let earned = now.saturating_duration_since(self.worked).as_secs_f64() * WORK_PER_SECOND * self.factor;
+        self.worked = now;
+        self.work = (self.work + earned).min(WORK * self.factor);
+        self.work < 0.0
+    }
+
+    /// Bytes to read at a time; in a turn no further than to the end of a frame.
+    pub fn step(&self, in_turn: bool) -> usize {
+        match self.at {
+            At::Preface(left) | At::Payload(left) if in_turn => left,
+            At::Header if in_turn => HEADER - self.have,
+            At::Payload(left) if self.is_data => left + STEP,
+            _ => STEP,
+        }
+    }
+
+    /// Whether what was read ends with a frame.
+    pub fn is_between_frames(&self) -> bool {
+        matches!(self.at, At::Header) && self.have == 0
     }
 
     /// Looks at bytes that came from the client.
@@ -134,6 +179,12 @@ impl FrameWatch {
                 watched.changed.notify_one();
             }
         }
+        self.is_data = kind == frame::DATA;
+        self.work -= match kind {
+            frame::HEADERS => REQUEST_WORK,
+            frame::DATA if length > 0 => DATA_WORK,
+            _ => CONTROL_WORK,
+        };
         let cost = match kind {
             frame::DATA if length > 0 || flags & frame::END_STREAM != 0 => 0.0,
             frame::HEADERS => 0.0,

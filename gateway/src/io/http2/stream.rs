@@ -1,6 +1,5 @@
 //! The plaintext of an HTTP/2 connection, with a watch over the frames that come in.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,10 +14,10 @@ use pingora::protocols::{
     UniqueID,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
 
 use super::frames::{FrameWatch, Watched};
-use crate::io::http1::refuse::{LINGER, poll_discard};
+use crate::io::linger::Discard;
+use crate::io::turns::{Next, Turns};
 
 /// See the module.
 pub struct WatchedStream {
@@ -26,7 +25,11 @@ pub struct WatchedStream {
     watch: FrameWatch,
     watched: Arc<Watched>,
     /// The end was told; until then what still comes is taken.
-    lingers: Option<Pin<Box<Sleep>>>,
+    lingers: Option<Discard>,
+    turns: Arc<Turns>,
+    /// The turn that is waited for.
+    turn: Option<Next>,
+    has_turn: bool,
 }
 
 impl std::fmt::Debug for WatchedStream {
@@ -37,17 +40,40 @@ impl std::fmt::Debug for WatchedStream {
 
 impl WatchedStream {
     /// Watches a connection from its preface on.
-    pub fn new(inner: Stream, watched: Arc<Watched>, trusted: bool) -> Self {
-        WatchedStream { inner, watch: FrameWatch::new(Instant::now(), trusted), watched, lingers: None }
+    pub fn new(inner: Stream, watched: Arc<Watched>, turns: Arc<Turns>, trusted: bool) -> Self {
+        let watch = FrameWatch::new(Instant::now(), trusted);
+        WatchedStream { inner, watch, watched, lingers: None, turns, turn: None, has_turn: false }
+    }
+}
+
+impl WatchedStream {
+    /// Ready when something may be read: at once, but for a client that has sent much that costs much, which takes turns with its like.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_turn || !self.watch.takes_turns(Instant::now()) {
+            return Poll::Ready(());
+        }
+        let turns = &self.turns;
+        ready!(self.turn.get_or_insert_with(|| turns.next()).as_mut().poll(cx));
+        (self.turn, self.has_turn) = (None, true);
+        Poll::Ready(())
     }
 }
 
 impl AsyncRead for WatchedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
-        this.watch.feed(&buf.filled()[before..], Instant::now(), &this.watched);
+        // Nothing that comes now is served: the loop ends the connection, and need not be woken for it.
+        if this.watched.is_spent() {
+            return Poll::Pending;
+        }
+        ready!(this.poll_turn(cx));
+        let most = this.watch.step(this.has_turn).min(buf.remaining());
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+        ready!(Pin::new(&mut this.inner).poll_read(cx, &mut part))?;
+        this.watch.feed(part.filled(), Instant::now(), &this.watched);
+        this.has_turn &= !this.watch.is_between_frames();
+        let count = part.filled().len();
+        buf.advance(count);
         Poll::Ready(Ok(()))
     }
 }
@@ -70,11 +96,11 @@ impl AsyncWrite for WatchedStream {
         if this.lingers.is_none() {
             ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
         }
-        let lingers = this.lingers.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
-        if lingers.as_mut().poll(cx).is_ready() {
+        // Whoever floods is not read any more, and may be reset.
+        if this.watched.is_spent() {
             return Poll::Ready(Ok(()));
         }
-        poll_discard(&mut this.inner, cx).map(Ok)
+        this.lingers.get_or_insert_default().poll(&mut this.inner, cx).map(Ok)
     }
 }
 

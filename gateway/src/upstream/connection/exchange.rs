@@ -89,6 +89,8 @@ pub struct Exchange {
     /// Bytes of the next head that were looked at.
     looked: usize,
     interim: usize,
+    /// Bytes that were read of bodies, or of what follows an upgrade.
+    body: usize,
     keeps: bool,
     /// Its connection is not for anybody else.
     once: bool,
@@ -120,12 +122,14 @@ impl Exchange {
         pool: Arc<Pool>,
         key: PoolKey,
     ) -> Self {
+        reading.begin();
         Exchange {
             incoming: Some(Incoming::new(stream)),
             asked: Asked::default(),
             answer: None,
             looked: 0,
             interim: 0,
+            body: 0,
             keeps: false,
             once: false,
             kept: None,
@@ -229,7 +233,7 @@ impl Exchange {
     }
 
     fn poll_limited(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let (most, before) = (self.reading.most(), buf.filled().len());
+        let (most, before, body) = (self.reading.most(), buf.filled().len(), self.body);
         if most >= buf.remaining() {
             ready!(self.poll_answer(cx, buf))?;
         } else {
@@ -239,7 +243,7 @@ impl Exchange {
             buf.advance(count);
         }
         let ahead = self.incoming.as_ref().map_or(0, |incoming| incoming.buffered().len());
-        self.reading.read(buf.filled().len() - before, ahead);
+        self.reading.read(buf.filled().len() - before, self.body - body, ahead);
         Poll::Ready(Ok(()))
     }
 
@@ -248,11 +252,17 @@ impl Exchange {
             let Some(incoming) = &mut self.incoming else { return Poll::Ready(Ok(())) };
             match &mut self.answer {
                 Some((body, _)) if !body.is_done() => {
+                    let before = body.passed();
                     let read = body.poll_read(incoming, cx, buf);
                     let fault = body.fault();
+                    self.body += body.passed() - before;
                     return fault.map_or(read, |fault| Poll::Ready(Err(self.fail(fault))));
                 }
-                Some((_, Rest::Switched)) => return incoming.poll_through(usize::MAX, cx, buf).map_ok(|_| ()),
+                Some((_, Rest::Switched)) => {
+                    let count = ready!(incoming.poll_through(usize::MAX, cx, buf))?;
+                    self.body += count;
+                    return Poll::Ready(Ok(()));
+                }
                 Some((_, Rest::Head)) => self.answer = None,
                 // The engine has no more to read.
                 Some(_) => return Poll::Ready(Ok(())),
@@ -271,6 +281,11 @@ impl AsyncRead for Exchange {
         let this = self.get_mut();
         // An endpoint that takes no more may have said why.
         let _ = this.poll_send(cx);
+        if this.reading.poll_room(cx).is_pending() {
+            // The client is waited for, and not the endpoint.
+            this.patience.read();
+            return Poll::Pending;
+        }
         if let Poll::Ready(read) = this.poll_limited(cx, buf) {
             this.patience.read();
             let is_whole = matches!(&this.answer, Some((body, rest)) if *rest != Rest::Head && body.is_done());

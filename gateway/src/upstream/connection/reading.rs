@@ -1,7 +1,9 @@
 //! How much of an answer is read at a time. What the engine holds of it while its client takes nothing is a few times that.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use crate::io::client::ClientInfo;
 use crate::io::http2::streams::Held;
 use crate::io::pressure::{Ladder, Pressure};
 
@@ -19,20 +21,37 @@ const SHORT_AHEAD: usize = 16 * 1024;
 pub struct Reading {
     /// What is known of memory.
     pub memory: Arc<Ladder>,
-    /// What the stream's answer holds, of an HTTP/2 client.
-    pub held: Option<Arc<Held>>,
+    /// Whose request it is.
+    pub client: Option<Arc<ClientInfo>>,
 }
 
 impl Reading {
+    /// An exchange begins to read.
+    pub(super) fn begin(&self) {
+        if let Some(client) = &self.client {
+            client.window.begin();
+        }
+    }
+
+    /// What the stream's answer holds, of an HTTP/2 client.
+    fn held(&self) -> Option<&Held> {
+        self.client.as_ref()?.held.get().map(Arc::as_ref)
+    }
+
     /// Bytes of the next read, at most.
     pub(super) fn most(&self) -> usize {
         let piece = self.memory.piece();
-        self.held.as_ref().map_or(piece, |held| piece.min(held.piece()))
+        self.held().map_or(piece, |held| piece.min(held.piece()))
+    }
+
+    /// Ready when the client's side has taken what was read of the body, but for one piece.
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.client.as_ref().map_or(Poll::Ready(()), |client| client.window.poll_room(self.most(), cx))
     }
 
     /// The same of a head: what comes with it of the body is held until the engine takes it.
     pub(super) fn most_of_head(&self) -> usize {
-        if self.held.is_some() { HEAD.min(self.most()) } else { self.memory.piece() }
+        if self.held().is_some() { HEAD.min(self.most()) } else { self.memory.piece() }
     }
 
     /// Bytes that may be read ahead of the engine.
@@ -41,16 +60,18 @@ impl Reading {
         if is_short { SHORT_AHEAD } else { MAX_AHEAD }
     }
 
-    /// A piece was read; so many bytes wait to be.
-    pub(super) fn read(&self, bytes: usize, ahead: usize) {
-        if let Some(held) = &self.held {
+    /// A piece was read, of which so many bytes are of the body; `ahead` wait to be.
+    pub(super) fn read(&self, bytes: usize, body: usize, ahead: usize) {
+        let Some(client) = &self.client else { return };
+        client.window.read(body);
+        if let Some(held) = client.held.get() {
             held.read(bytes, ahead);
         }
     }
 
     /// So many bytes were read ahead.
     pub(super) fn ahead(&self, bytes: usize) {
-        if let Some(held) = &self.held {
+        if let Some(held) = self.held() {
             held.ahead(bytes);
         }
     }
