@@ -82,6 +82,8 @@ reasons! {
     UpstreamTimeout = 504 "The backend did not answer in time.",
     /// The gateway's memory runs out.
     MemoryExhausted = 503 "The gateway has no memory left for more requests.",
+    /// Too many requests are on their way to backends.
+    TooManyInFlight = 503 "Too many requests are being served.",
     /// The Service does not exist.
     ServiceNotFound = 503 "The Service does not exist.",
     /// The Service does not have the port.

@@ -26,6 +26,7 @@ use crate::io::admission::{self, Admission};
 use crate::io::listener::{Listeners, bind_alone};
 use crate::io::pressure::Ladder;
 use crate::io::worker::{self, Blueprint};
+use crate::lane::room::{self, Room};
 use crate::manifests::watch::Signal;
 use crate::observe::{AccessLog, Cells};
 use crate::settings::{DefaultCertificate, Settings};
@@ -99,7 +100,8 @@ fn start(mut settings: Settings) -> Result<Running, StartError> {
         // A Secret is looked up in the table; until it is there this one serves.
         _ => (None, made_now().map_err(|message| StartError(message, 1))?),
     };
-    let shared = Arc::new(share(settings, workers, fallback.clone())?);
+    let most = most(&settings, workers);
+    let shared = Arc::new(share(settings, workers, fallback.clone(), most.requests)?);
     let certificates = Arc::new(CertificateChoice { table: shared.table.clone(), fallback });
     let acceptor = Arc::new(Acceptor::new().map_err(|error| StartError::new("TLS", error))?);
     let (draining, draining_seen) = watch::channel(false);
@@ -136,7 +138,7 @@ fn start(mut settings: Settings) -> Result<Running, StartError> {
     };
     let following = following.map_err(|error| StartError::new("applier", error))?;
 
-    let admission = Arc::new(admit(&shared.settings, shared.cells.len()));
+    let admission = Arc::new(Admission::new(&shared.settings, most.connections));
     let blueprint = Blueprint {
         shared: shared.clone(),
         acceptor,
@@ -152,28 +154,36 @@ fn start(mut settings: Settings) -> Result<Running, StartError> {
     Ok(Running { shared, signals, following, draining, admission })
 }
 
-/// How many connections there may be, which is said.
-fn admit(settings: &Settings, workers: usize) -> Admission {
+/// How much there may be at a time.
+struct Most {
+    connections: usize,
+    requests: usize,
+}
+
+/// What the settings say, or what descriptors and memory allow; it is said.
+fn most(settings: &Settings, workers: usize) -> Most {
     let open_files = resources::raise_open_files();
     let memory = Memory::new(settings.limits.memory).limit();
-    let idle_upstream = (workers * settings.upstream_idle_connections) as u64;
-    let usual = admission::default_limit(open_files, memory, idle_upstream);
-    let limit = settings.limits.connections.unwrap_or(usual);
-    tracing::info!(limit, open_files, memory_mib = memory.map(|bytes| bytes >> 20), "connections of clients");
-    if limit > usual {
-        tracing::warn!(
-            limit,
-            usual,
-            "limits.connections is more than descriptors and memory are sure to be enough for"
-        );
+    let descriptors = admission::descriptors(open_files, (workers * settings.upstream_idle_connections) as u64);
+    let usual = admission::default_limit(descriptors, memory);
+    let connections = settings.limits.connections.unwrap_or(usual);
+    let usual_requests = room::default_limit(descriptors, memory, connections);
+    let requests = settings.limits.requests_in_flight.unwrap_or(usual_requests);
+    let memory_mib = memory.map(|bytes| bytes >> 20);
+    tracing::info!(connections, requests, open_files, memory_mib, "connections of clients, and requests in flight");
+    for (name, said, usual) in [("connections", connections, usual), ("requestsInFlight", requests, usual_requests)] {
+        if said > usual {
+            tracing::warn!(said, usual, "limits.{name} is more than descriptors and memory are sure to be enough for");
+        }
     }
-    Admission::new(settings, limit)
+    Most { connections, requests }
 }
 
 fn share(
     settings: Settings,
     workers: usize,
     default_certificate: Arc<ArcSwap<ServerCertificate>>,
+    requests: usize,
 ) -> Result<Shared, StartError> {
     let access_log = AccessLog::open(&settings.access_log).map_err(|error| StartError::new("access log", error))?;
     let server_header = settings.server_header.as_deref().map(HeaderValue::from_str).transpose();
@@ -182,6 +192,7 @@ fn share(
     memory.watch(in_use).map_err(|error| StartError::new("memory", error))?;
     Ok(Shared {
         memory,
+        room: Room::new(requests, workers),
         server_header: server_header.map_err(|error| StartError::new("serverHeader", error))?,
         table: Arc::new(ArcSwap::from_pointee(Table::default())),
         cells: (0..workers).map(|_| Arc::new(Cells::default())).collect(),

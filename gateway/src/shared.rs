@@ -10,6 +10,7 @@ use http::HeaderValue;
 
 use crate::clock;
 use crate::io::pressure::{Ladder, Pressure};
+use crate::lane::room::Room;
 use crate::manifests::{Placed, Problem};
 use crate::observe::{AccessLog, Cells};
 use crate::settings::Settings;
@@ -34,9 +35,16 @@ pub struct Shared {
     pub state: State,
     /// What is known of memory.
     pub memory: Arc<Ladder>,
+    /// How many requests may be on their way to backends.
+    pub room: Room,
 }
 
 impl Shared {
+    /// Whether another request of a worker may be on its way to a backend.
+    pub fn has_room(&self, own: &Cells) -> bool {
+        self.room.has(own, &self.cells)
+    }
+
     /// Whether connections end with their next answer.
     pub fn keeps_none(&self) -> bool {
         self.state.stage() >= Stage::Draining || self.memory.pressure() >= Pressure::NoKeepAlive

@@ -19,9 +19,14 @@ const RESERVED: u64 = 256;
 /// Memory that is taken for what a connection needs, on average. Idle ones need less (docs/benchmarks.md).
 const MEMORY_EACH: u64 = 24 * 1024;
 
-/// The default for the most connections: each may need one to an endpoint as well, and all of them half of the memory.
-pub fn default_limit(open_files: u64, memory: Option<u64>, idle_upstream: u64) -> usize {
-    let by_files = open_files.saturating_sub(RESERVED + idle_upstream) / 2;
+/// Descriptors that are for clients and their requests.
+pub fn descriptors(open_files: u64, idle_upstream: u64) -> u64 {
+    open_files.saturating_sub(RESERVED + idle_upstream)
+}
+
+/// The default for the most connections: each may need one of so many descriptors for an endpoint as well, and all of them half of the memory.
+pub fn default_limit(descriptors: u64, memory: Option<u64>) -> usize {
+    let by_files = descriptors / 2;
     let by_memory = memory.map_or(u64::MAX, |bytes| bytes / 2 / MEMORY_EACH);
     usize::try_from(by_files.min(by_memory)).unwrap_or(usize::MAX).clamp(16, 1_000_000)
 }
@@ -160,9 +165,9 @@ mod tests {
 
     #[test]
     fn the_default_leaves_descriptors_and_memory_for_everything_else() {
-        assert_eq!(default_limit(65_536, None, 1024), (65_536 - 256 - 1024) / 2);
-        assert_eq!(default_limit(1 << 20, Some(512 << 20), 1024), 10_922);
-        assert_eq!(default_limit(64, None, 1024), 16, "a machine that has nothing serves a little");
+        assert_eq!(default_limit(descriptors(65_536, 1024), None), (65_536 - 256 - 1024) / 2);
+        assert_eq!(default_limit(descriptors(1 << 20, 1024), Some(512 << 20)), 10_922);
+        assert_eq!(default_limit(descriptors(64, 1024), None), 16, "a machine that has nothing serves a little");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::{reply, view};
 use crate::clock;
 use crate::io::ClientStream;
 use crate::io::client::ClientInfo;
-use crate::io::pressure::Pressure;
+use crate::io::pressure::{Pressure, SHORT_STALL};
 use crate::io::proxy_protocol;
 use crate::observe::Cells;
 use crate::phase::admit::{self, Verdict};
@@ -136,6 +136,7 @@ impl Gateway {
         ctx.route = route;
         ctx.canonical = Some(canonical);
         match verdict {
+            Verdict::Forward(_) if !self.shared.has_room(&self.cells) => Some(Reason::TooManyInFlight.into()),
             Verdict::Forward(backend) => {
                 ctx.backend = Some(backend);
                 None
@@ -164,6 +165,12 @@ impl Gateway {
             info.lending.stall_after(seconds);
             info.user_timeout.fetch_max(seconds, Ordering::Relaxed);
         }
+    }
+
+    /// How long the client may take nothing of the answer.
+    fn stall(&self, ctx: &Ctx) -> Duration {
+        let of_route = ctx.route.as_ref().and_then(|route| route.policy.client_write_timeout);
+        Duration::from_secs(of_route.unwrap_or(self.shared.settings.timeouts.client_write).into())
     }
 
     /// What a connection to a backend with `sluicegate.dev/proxy-protocol` begins with.
@@ -264,9 +271,8 @@ impl ProxyHttp for Gateway {
         if ctx.upgrade {
             session.set_read_timeout(Some(self.times(ctx).upgraded));
         }
-        let held = ctx.info.as_ref().and_then(|info| info.held.get().cloned());
         let greeting = backend.proxy_protocol.then(|| self.proxy_header(session.req_header(), ctx));
-        let (peer, exchange) = self.peer(&endpoint, &backend, ctx, held, greeting);
+        let (peer, exchange) = self.peer(&endpoint, &backend, ctx, greeting);
         if let Some(info) = &ctx.info {
             info.lending.ask(exchange.clone());
         }
@@ -414,8 +420,13 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
     ) -> pingora::Result<Option<Duration>> {
         ctx.passed |= end_of_stream;
-        if let Some(held) = ctx.info.as_ref().and_then(|info| info.held.get()) {
+        if let Some((info, held)) = ctx.info.as_ref().and_then(|info| Some((info, info.held.get()?))) {
             held.passed(body.as_ref().map_or(0, Bytes::len), session.body_bytes_sent());
+            info.window.took();
+            // What waits to be sent is needed for others.
+            if self.shared.memory.pressure() >= Pressure::ShortIdle {
+                session.set_write_timeout(Some(self.stall(ctx).min(SHORT_STALL)));
+            }
         }
         Ok(None)
     }

@@ -5,6 +5,7 @@ mod attempt;
 mod general;
 pub mod load;
 mod reply;
+pub mod room;
 mod view;
 
 pub use attempt::MAX_ATTEMPTS;

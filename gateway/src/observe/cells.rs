@@ -156,13 +156,15 @@ pub enum Rejection {
     FrameFlood,
     /// The requests of an HTTP/2 connection hold as much as they may.
     RequestsTooLarge,
+    /// An HTTP/2 connection has as many streams as there is room for.
+    TooManyStreams,
     /// A body on an HTTP/2 stream that nobody needs any more, and that does not end.
     BodyAfterAnswer,
 }
 
 impl Rejection {
     /// All with their label.
-    pub const ALL: [(Rejection, &'static str); 16] = [
+    pub const ALL: [(Rejection, &'static str); 17] = [
         (Rejection::MalformedHead, "MalformedHead"),
         (Rejection::HeadTooLarge, "HeadTooLarge"),
         (Rejection::TargetTooLong, "TargetTooLong"),
@@ -178,6 +180,7 @@ impl Rejection {
         (Rejection::MalformedStream, "MalformedStream"),
         (Rejection::FrameFlood, "FrameFlood"),
         (Rejection::RequestsTooLarge, "RequestsTooLarge"),
+        (Rejection::TooManyStreams, "TooManyStreams"),
         (Rejection::BodyAfterAnswer, "BodyAfterAnswer"),
     ];
 

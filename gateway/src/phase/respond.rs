@@ -83,7 +83,7 @@ pub fn render(reply: &Reply, method: &Method, headers: &HeaderMap, request_id: &
             if *method == Method::CONNECT { "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS" } else { "GET, HEAD" };
         set(http::header::ALLOW, allowed);
     }
-    if reply.reason == Reason::MemoryExhausted {
+    if matches!(reply.reason, Reason::MemoryExhausted | Reason::TooManyInFlight) {
         set(http::header::RETRY_AFTER, "1");
     }
     let mut content_length = Some(body.len());

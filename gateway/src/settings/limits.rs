@@ -23,6 +23,8 @@ pub struct LimitSettings {
     pub requests_per_connection: usize,
     /// Connections of clients, in all. Absent: what descriptors and memory allow.
     pub connections: Option<usize>,
+    /// Requests that are on their way to backends, in all. Absent: what descriptors and memory allow.
+    pub requests_in_flight: Option<usize>,
     /// Connections of one client network; 0: however many.
     pub connections_per_network: usize,
     /// New connections a second, in all; 0: however many.
@@ -44,6 +46,7 @@ impl Default for LimitSettings {
             body_rate: 512,
             requests_per_connection: 10_000,
             connections: None,
+            requests_in_flight: None,
             connections_per_network: 0,
             new_connections: 0,
             handshakes: 0,
@@ -70,6 +73,7 @@ impl LimitSettings {
             ("bodyRate", self.body_rate, 0..=1 << 30),
             ("requestsPerConnection", self.requests_per_connection, 1..=1 << 40),
             ("connections", self.connections.unwrap_or(1), 1..=10_000_000),
+            ("requestsInFlight", self.requests_in_flight.unwrap_or(1), 1..=10_000_000),
             ("connectionsPerNetwork", self.connections_per_network, 0..=10_000_000),
             ("newConnections", self.new_connections as usize, 0..=10_000_000),
             ("handshakes", self.handshakes as usize, 0..=10_000_000),

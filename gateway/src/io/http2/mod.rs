@@ -23,6 +23,7 @@ use super::connection::Serve;
 use super::http1::requests_of_a_connection;
 use super::idle::Idle;
 use super::pressure::Pressure;
+use super::turns::behind_others;
 use crate::observe::cells::Rejection;
 use frames::Watched;
 use stream::WatchedStream;
@@ -89,7 +90,8 @@ impl Serve {
             socket_digest: stream.get_socket_digest(),
         };
         let watched = Arc::new(Watched::default());
-        let stream: Stream = Box::new(WatchedStream::new(stream, watched.clone(), info.connection.trusted));
+        let stream: Stream =
+            Box::new(WatchedStream::new(stream, watched.clone(), self.turns.clone(), info.connection.trusted));
         let mut options = default_h2_options();
         options
             .initial_window_size(STREAM_WINDOW)
@@ -185,7 +187,9 @@ impl Serve {
             match accepted {
                 Ok(Some(H2Accept::Session(session))) => {
                     of_next = stream_digest(&digest, info);
-                    self.serve_stream(session, &streams);
+                    self.serve_stream(session, info.connection.trusted, &streams);
+                    // It begins, and others go on, before the next one: whether there is room for that is known then.
+                    behind_others().await;
                     state.served = true;
                     if state.left > 0 {
                         state.left -= 1;
@@ -211,7 +215,12 @@ impl Serve {
         }
     }
 
-    fn serve_stream(&self, mut session: H2Session, streams: &Arc<Streams>) {
+    fn serve_stream(&self, mut session: H2Session, trusted: bool, streams: &Arc<Streams>) {
+        let may_have = self.shared.room.streams(&self.cells, &self.shared.cells);
+        if streams.count() >= may_have && !trusted {
+            self.cells.reject(Rejection::TooManyStreams);
+            return session.shutdown_with_reason(ErrorCode::REFUSED_STREAM);
+        }
         let request = session.req_header();
         let Some(served) = streams.begin(&request.headers, request.raw_path().len()) else {
             self.cells.reject(Rejection::RequestsTooLarge);

@@ -142,9 +142,14 @@ impl Streams {
         (Arc::new(Streams { count: AtomicUsize::new(0), held: AtomicUsize::new(0), budget, ended }), receiver)
     }
 
+    /// Streams that are served.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// Whether none is served.
     pub fn is_idle(&self) -> bool {
-        self.count.load(Ordering::Relaxed) == 0
+        self.count() == 0
     }
 
     /// Serves one with these fields; `None`: the connection's requests hold too much already.
