@@ -77,6 +77,10 @@ fn reg_name(raw: &[u8]) -> Result<&[u8], HostError> {
         None => raw,
     };
     let host = host.strip_suffix(b".").unwrap_or(host);
+    let is_encoded = |rest: &[u8]| matches!(rest, [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
+    if host.iter().enumerate().any(|(at, byte)| *byte == b'%' && !is_encoded(&host[at + 1..])) {
+        return Err(HostError);
+    }
     let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(b);
     if host.is_empty() || !host.iter().all(allowed) || host.windows(2).any(|pair| pair == b"..") || host.ends_with(b".")
     {
@@ -113,9 +117,10 @@ mod tests {
     fn what_is_no_host_is_refused() {
         let long = "a".repeat(256);
         assert!(parsed(&format!("{}.:65535", "a".repeat(255))).is_some(), "port and dot are not counted");
-        for raw in
-            ["", ".", ":80", "a b", "a/b", "a,b", "a@b", "a..b", "a..", "a:b", "a:80:80", "a\\b", "a\u{e9}", &long]
-        {
+        for raw in [
+            "", ".", ":80", "a b", "a%", "a%2", "a%zz", "a/b", "a,b", "a@b", "a..b", "a..", "a:b", "a:80:80", "a\\b",
+            "a\u{e9}", &long,
+        ] {
             assert_eq!(parsed(raw), None, "{raw}");
         }
     }

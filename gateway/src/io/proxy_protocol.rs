@@ -121,8 +121,11 @@ async fn read_block(tcp: &mut TcpStream, start: &[u8; SHORTEST]) -> Result<Whose
     version2(start[12], start[13], &block).map_err(Failed::Malformed)
 }
 
-/// Section 2.1. `line`: with its end.
-fn version1(line: &[u8]) -> Result<Whose, &'static str> {
+/// Reads a header of version 1 (section 2.1 of the specification). `line`: with its end.
+///
+/// # Errors
+/// It is none.
+pub fn version1(line: &[u8]) -> Result<Whose, &'static str> {
     let text = line.strip_suffix(b"\r\n").ok_or("the line does not end in CR LF")?;
     let text = std::str::from_utf8(text).map_err(|_| "the line is no text")?;
     let mut words = text.split(' ').skip(1);
@@ -152,8 +155,11 @@ fn port(text: &str) -> Result<u16, &'static str> {
     text.parse().ok().filter(|_| is_number).ok_or("a port is none")
 }
 
-/// Section 2.2. `command`: with the version in its upper half; `block`: addresses and extensions.
-fn version2(command: u8, family: u8, block: &[u8]) -> Result<Whose, &'static str> {
+/// Reads one of version 2 (section 2.2). `command`: with the version in its upper half; `block`: addresses and extensions.
+///
+/// # Errors
+/// It is none.
+pub fn version2(command: u8, family: u8, block: &[u8]) -> Result<Whose, &'static str> {
     match command {
         0x20 => return Ok(Whose::Proxy),
         0x21 => {}

@@ -11,6 +11,7 @@ mod deadlines;
 mod dns;
 mod docs;
 mod fidelity;
+mod fuzz;
 mod h2spec;
 mod harness;
 mod http2;

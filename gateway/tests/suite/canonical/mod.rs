@@ -1,7 +1,7 @@
 //! Are requests refused that could be taken in two ways, and is everything else brought into one form? Judged by a backend that
 //! records what it is sent, with a strict reader of its own.
 
-mod cases;
+pub mod cases;
 mod corpora;
 mod mutations;
 pub mod origin;

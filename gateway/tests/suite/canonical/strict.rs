@@ -42,6 +42,17 @@ type Strict<T> = Result<Option<T>, String>;
 
 /// Judges what a backend was sent.
 pub fn judge(bytes: &[u8]) -> Judged {
+    match judge_form(bytes) {
+        Judged::Whole(message, length) => match judge_client(&message) {
+            Ok(()) => Judged::Whole(message, length),
+            Err(why) => Judged::Dirty(why),
+        },
+        other => other,
+    }
+}
+
+/// Judges a request, whoever it is from.
+pub fn judge_form(bytes: &[u8]) -> Judged {
     match read(bytes) {
         Ok(Some((message, length))) => Judged::Whole(Box::new(message), length),
         Ok(None) => Judged::Partial,
@@ -122,8 +133,9 @@ fn field(line: &[u8]) -> Result<(String, Vec<u8>), String> {
 /// Exactly one Host, at most one field about framing, none of one hop, and none that only looks like one of those.
 fn judge_fields(message: &Message) -> Result<(), String> {
     let hosts = message.all("host");
+    // RFC 3986, 3.2.2, but for the mark of a joined list.
     let is_host = |host: &[u8]| {
-        !host.is_empty() && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(byte))
+        !host.is_empty() && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%:[]".contains(byte))
     };
     if hosts.len() > 1 || (hosts.is_empty() && message.version == "HTTP/1.1") || !hosts.iter().all(|host| is_host(host))
     {
@@ -159,6 +171,10 @@ fn judge_fields(message: &Message) -> Result<(), String> {
             return Err(format!("{name}: {:?}", String::from_utf8_lossy(value)));
         }
     }
+    Ok(())
+}
+
+fn judge_client(message: &Message) -> Result<(), String> {
     // Clients are known by addresses of loopback, and by nothing that they say.
     let client = message.client().ok_or_else(|| format!("forwarding fields {:?}", message.all("x-forwarded-for")))?;
     if !client.is_loopback() || message.all("x-real-ip") != message.all("x-forwarded-for") {
@@ -169,7 +185,7 @@ fn judge_fields(message: &Message) -> Result<(), String> {
 
 fn body(message: &Message, bytes: &[u8], at: &mut usize) -> Strict<Vec<u8>> {
     let take = |at: &mut usize, length: usize| {
-        let part = bytes.get(*at..*at + length)?;
+        let part = bytes.get(*at..at.checked_add(length)?)?;
         *at += length;
         Some(part.to_vec())
     };
@@ -184,7 +200,7 @@ fn body(message: &Message, bytes: &[u8], at: &mut usize) -> Strict<Vec<u8>> {
     loop {
         let Some(size) = line(bytes, at)? else { return Ok(None) };
         let text = std::str::from_utf8(size).unwrap_or_default();
-        if text.is_empty() || text.len() > 8 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if text.is_empty() || text.len() > 15 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(format!("a chunk of size {text:?}"));
         }
         let size = usize::from_str_radix(text, 16).unwrap();

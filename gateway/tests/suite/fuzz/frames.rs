@@ -1,0 +1,46 @@
+//! The watch over HTTP/2 frames sees the same in whatever pieces they arrive.
+
+use std::time::Instant;
+
+use rand::rngs::StdRng;
+use sluicegate::io::http2::frames::{FrameWatch, Watched};
+
+use super::{Taken, feed, pieces};
+use crate::http2::request;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+}
+
+fn check(bytes: &[u8], random: &mut StdRng) -> Taken {
+    let now = Instant::now();
+    let seen = |pieces: &[&[u8]]| {
+        let (mut watch, watched) = (FrameWatch::new(now, false), Watched::default());
+        for piece in pieces {
+            watch.feed(piece, now, &watched);
+            assert!(watch.step(true) > 0 && watch.step(false) > 0, "reading nothing looks like the end");
+        }
+        (watched.is_spent(), watched.is_in_head(), watch.is_between_frames(), watch.takes_turns(now), watch.step(true))
+    };
+    assert_eq!(seen(&[bytes]), seen(&pieces(bytes, random)), "pieces matter");
+    Taken::Yes
+}
+
+#[test]
+fn frames_are_the_same_in_whatever_pieces_they_arrive() {
+    let head = request(b"GET", b"/", &[]);
+    let frames = [
+        frame(4, 0, &[0, 4, 0, 0, 0, 0]),
+        frame(1, 0, &head),
+        frame(9, 4, b"x"),
+        frame(0, 1, &[0; 100]),
+        frame(6, 0, &[0; 8]),
+        frame(3, 0, &[0; 4]),
+        frame(8, 0, &[0, 0, 0, 1]),
+    ];
+    let many = [PREFACE, &frame(6, 0, &[0; 8]).repeat(1100)[..]].concat();
+    println!("{}", feed("frames", vec![[PREFACE, &frames.concat()[..]].concat(), many], 1, check));
+}
