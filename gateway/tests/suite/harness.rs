@@ -67,6 +67,7 @@ pub struct Start {
     config: Value,
     args: Vec<String>,
     own_directory: bool,
+    group: Option<PathBuf>,
     directory: TempDir,
 }
 
@@ -97,7 +98,7 @@ impl Start {
             "workers": 2, "lameDuckSeconds": 0, "debugHeader": true,
             "log": {"format": "json", "level": "debug"},
         });
-        Start { config, args: Vec::new(), own_directory: false, directory }
+        Start { config, args: Vec::new(), own_directory: false, group: None, directory }
     }
 
     /// Sets a key of the configuration file.
@@ -128,6 +129,11 @@ impl Start {
         Start { own_directory: true, ..self }
     }
 
+    /// Starts it in a control group, by the file that takes the group's processes.
+    pub fn in_group(self, processes: PathBuf) -> Start {
+        Start { group: Some(processes), ..self }
+    }
+
     /// Directory of the manifests.
     pub fn manifests(&self) -> PathBuf {
         self.directory.path().join("manifests")
@@ -137,7 +143,14 @@ impl Start {
     pub fn listening(self) -> Gateway {
         let config = self.directory.path().join("config.yaml");
         std::fs::write(&config, self.config.to_string()).unwrap();
-        let mut command = Command::new(program());
+        let mut command = match &self.group {
+            None => Command::new(program()),
+            Some(processes) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(processes).arg(program());
+                shell
+            }
+        };
         if self.own_directory {
             command.current_dir(self.directory.path());
         }

@@ -20,6 +20,8 @@ pub fn start() -> SocketAddr {
             loop {
                 // Out of descriptors: a connection less is no reason to end.
                 let Ok((stream, _)) = listener.accept().await else { continue };
+                // Thousands of answers that are not read would fill what the kernel has for TCP: both sides are here.
+                let _ = socket2::SockRef::from(&stream).set_send_buffer_size(32 * 1024);
                 tokio::spawn(serve(stream));
             }
         });

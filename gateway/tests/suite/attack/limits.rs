@@ -9,7 +9,7 @@ use serde_json::json;
 use super::floods::{self, Attackers};
 use super::honest::{Outcome, traffic};
 use super::slow::{Kind, Slow};
-use super::{MEMORY, Table, memory, peak, scaled, start, start_with};
+use super::{Limited, MEMORY, Table, memory, peak, scaled, start, start_with};
 use crate::client;
 use crate::harness::{Gateway, PATIENCE, eventually};
 use crate::http2::{END_STREAM, Raw, request};
@@ -51,9 +51,14 @@ fn beside(table: &Table, attack: &str, alone: &Outcome, with: &Outcome, times: u
     table.row(attack, &figure, &format!("≤ {times} times"), with.p99() <= limit);
 }
 
-fn within_memory(table: &Table, attack: &str, gateway: &Gateway) {
+fn within_memory(table: &Table, attack: &str, gateway: &Limited) {
     let peak = peak(gateway);
-    table.row(attack, &format!("at most {peak} MiB"), &format!("≤ {} MiB", MEMORY >> 20), peak <= MEMORY >> 20);
+    let aim = format!("≤ {} MiB, not killed", MEMORY >> 20);
+    let (kills, of) = match &gateway.group {
+        Some(group) => (group.kills(), "of a control group"),
+        None => (0, "no control group could be made"),
+    };
+    table.row(attack, &format!("at most {peak} MiB ({of})"), &aim, peak <= MEMORY >> 20 && kills == 0);
 }
 
 /// Each kind of flood on a connection of its own.

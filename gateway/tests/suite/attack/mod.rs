@@ -8,6 +8,7 @@
 mod backend;
 mod deadlines;
 mod floods;
+mod group;
 mod honest;
 mod limits;
 mod slow;
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 
 use crate::backends::everything_to;
 use crate::harness::{Gateway, Start};
+use group::Group;
 
 /// Whether everything is done in full.
 pub fn is_full() -> bool {
@@ -78,25 +80,45 @@ pub fn tls(alpn: &'static [u8]) -> Ssl {
 /// Memory of the gateway in all of it: that of a usual pod.
 pub const MEMORY: u64 = 512 << 20;
 
+/// A gateway that has so much, of a control group where one can be made: the kernel ends it where it takes more.
+pub struct Limited {
+    gateway: Gateway,
+    group: Option<Group>,
+}
+
+impl std::ops::Deref for Limited {
+    type Target = Gateway;
+
+    fn deref(&self) -> &Gateway {
+        &self.gateway
+    }
+}
+
 /// A gateway before a backend that takes everything.
-pub fn start(limits: Value) -> Gateway {
+pub fn start(limits: Value) -> Limited {
     start_with(limits, json!({}))
 }
 
 /// The same, with timeouts.
-pub fn start_with(limits: Value, timeouts: Value) -> Gateway {
-    let mut all = json!({"memory": MEMORY});
-    all.as_object_mut().unwrap().extend(limits.as_object().unwrap().clone());
-    Start::with(&everything_to(&[backend::start()]))
+pub fn start_with(mut limits: Value, timeouts: Value) -> Limited {
+    let group = Group::of(MEMORY);
+    if group.is_none() {
+        limits["memory"] = json!(MEMORY);
+    }
+    let start = Start::with(&everything_to(&[backend::start()]))
         // The other CPUs are for everybody else.
         .set("workers", json!(1))
         .set("pin", json!(true))
-        .set("limits", all)
+        .set("limits", limits)
         .set("timeouts", timeouts)
         .set("debugHeader", json!(false))
         .set("accessLog", json!({"enabled": true, "path": "/dev/null"}))
-        .set("log", json!({"format": "json", "level": "warn,sluicegate=info"}))
-        .ready()
+        .set("log", json!({"format": "json", "level": "warn,sluicegate=info"}));
+    let start = match &group {
+        Some(group) => start.in_group(group.processes()),
+        None => start,
+    };
+    Limited { gateway: start.ready(), group }
 }
 
 /// A line of `/proc/PID/status`, in bytes.
