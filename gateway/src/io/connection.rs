@@ -42,8 +42,10 @@ pub struct Serve {
     pub draining: watch::Receiver<bool>,
     /// This worker's connections that wait for a request.
     pub idle: IdleConnections,
-    /// The turns of this worker's handshakes, and of HTTP/2 clients that send much that costs much.
-    pub turns: Arc<Turns>,
+    /// The turns of this worker's handshakes.
+    pub handshakes: Turns,
+    /// Those of HTTP/2 clients that send much that costs much.
+    pub frames: Arc<Turns>,
 }
 
 impl Serve {
@@ -139,7 +141,7 @@ impl Serve {
             return self.cells.reject(Rejection::TooManyHandshakes);
         }
         let handshake = handshake_with_callback(&self.acceptor.context, client, &*self.certificates);
-        let stream = match timeout(limit, self.turns.take(handshake)).await {
+        let stream = match timeout(limit, self.handshakes.take(handshake)).await {
             Err(_) => return self.cells.handshake(Handshake::TimedOut),
             Ok(Err(Shed)) => return self.cells.reject(Rejection::TooManyHandshakes),
             Ok(Ok(Err(error))) => {

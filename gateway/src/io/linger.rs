@@ -1,6 +1,8 @@
 //! The end of a connection: what its client still sends is taken for a moment, since a socket that is closed with unread bytes resets the
-//! connection, and the reset overtakes the answer. It is taken slowly: whoever sends without end costs next to nothing.
+//! connection, and the reset overtakes the answer. Where several linger it is taken slowly: those who send without end cost next to
+//! nothing.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -14,10 +16,18 @@ use tokio::time::{Sleep, sleep};
 /// How long a closing connection is read from, at most.
 pub const LINGER: Duration = Duration::from_secs(2);
 
+/// So many of a worker's connections are not slowed down.
+const FEW: usize = 4;
+
 /// Bytes that are taken before a pause, in so many reads (TLS gives a record at a time, however small), and how long it is: 6 MiB a second.
 const AT_ONCE: usize = 64 * 1024;
 const READS: usize = 16;
 const PAUSE: Duration = Duration::from_millis(10);
+
+thread_local! {
+    /// Connections of this worker that linger.
+    static LINGERING: Cell<usize> = const { Cell::new(0) };
+}
 
 /// Takes what a client still sends. See the module.
 pub struct Discard {
@@ -29,7 +39,14 @@ pub struct Discard {
 
 impl Default for Discard {
     fn default() -> Self {
+        LINGERING.set(LINGERING.get() + 1);
         Discard { over: Box::pin(sleep(LINGER)), pause: None, taken: 0, reads: 0 }
+    }
+}
+
+impl Drop for Discard {
+    fn drop(&mut self) {
+        LINGERING.set(LINGERING.get().saturating_sub(1));
     }
 }
 
@@ -51,8 +68,16 @@ impl Discard {
                 }
                 _ => break,
             }
-            if self.taken >= AT_ONCE || self.reads >= READS {
+            if self.taken < AT_ONCE && self.reads < READS {
+                continue;
+            }
+            if LINGERING.get() > FEW {
                 self.pause = Some(Box::pin(sleep(PAUSE)));
+            } else {
+                // Others come in between.
+                (self.taken, self.reads) = (0, 0);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
         }
         Poll::Ready(())

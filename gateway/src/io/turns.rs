@@ -1,6 +1,6 @@
-//! What costs much takes turns: a step of a handshake costs up to a millisecond of computing, and a worker that has a thousand of them to do
-//! would serve nobody else for a second; so does a client that sends frames or requests over HTTP/2 as fast as it can. Between two steps
-//! everything else that is ready comes first.
+//! What costs much takes turns with its like: a step of a handshake costs up to a millisecond of computing, and a worker that has a thousand of
+//! them to do would serve nobody else for a second; so does a client that sends frames or requests over HTTP/2 as fast as it can. Between two
+//! steps everything else that is ready comes first.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 /// How long a handshake waits for its first turn. More of them than can be computed are shed, and not queued.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The turns of a worker.
+/// The turns of a worker for one kind of work.
 #[derive(Debug)]
 pub struct Turns {
     turn: Arc<Semaphore>,
@@ -57,14 +57,20 @@ pub type Next = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 impl Turns {
     /// Waits for one step of something costly; the next turn is given when everything else that was ready has come.
+    ///
+    /// The turn belongs to a task of its own: whoever asked for it may have stopped to look, and others wait.
     pub fn next(&self) -> Next {
         let turn = self.turn.clone();
-        Box::pin(async move {
-            let Ok(turn) = turn.acquire_owned().await else { return };
-            tokio::spawn(async move {
+        let (tell, told) = oneshot::channel();
+        tokio::spawn(async move {
+            let Ok(_turn) = turn.acquire_owned().await else { return };
+            if tell.send(()).is_ok() {
                 everything_else().await;
-                drop(turn);
-            });
+            }
+        });
+        Box::pin(async move {
+            // Not told: the worker ends.
+            let _ = told.await;
         })
     }
 
@@ -158,6 +164,21 @@ mod tests {
         }
         other.abort();
         assert_eq!(steps.load(Ordering::Relaxed), 100);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_take_its_turn_keeps_nobody_waiting() {
+        let turns = Turns::default();
+        let (mut first, mut second) = (turns.next(), turns.next());
+        tokio::select! {
+            biased;
+            () = &mut second => panic!("it is the first one's turn"),
+            () = &mut first => {}
+        }
+        // The second has looked once, and never does again.
+        turns.next().await;
+        assert_eq!(turns.take(async {}).await, Ok(()));
+        drop(second);
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ use super::connection::Serve;
 use super::idle::IdleConnections;
 use super::listener::Listeners;
 use super::pressure::{Pressure, SHORT_IDLE};
+use super::turns::Turns;
 use crate::lane::Gateway;
 use crate::observe::cells::Rejection;
 use crate::phase::Scheme;
@@ -82,7 +83,8 @@ async fn run(index: usize, blueprint: Blueprint, listeners: Listeners) {
         certificates: blueprint.certificates.clone(),
         draining: blueprint.draining.clone(),
         idle: IdleConnections::default(),
-        turns: Arc::default(),
+        handshakes: Turns::default(),
+        frames: Arc::default(),
     });
     tokio::spawn(relieve(Arc::downgrade(&serve)));
     let mut loops = Vec::new();

@@ -138,6 +138,8 @@ impl Gateway {
         match verdict {
             Verdict::Forward(_) if !self.shared.has_room(&self.cells) => Some(Reason::TooManyInFlight.into()),
             Verdict::Forward(backend) => {
+                // From here on it is counted: a name may have to be resolved first.
+                ctx.load = Some(Load::begin(&self.cells, &backend.state));
                 ctx.backend = Some(backend);
                 None
             }
@@ -423,10 +425,9 @@ impl ProxyHttp for Gateway {
         if let Some((info, held)) = ctx.info.as_ref().and_then(|info| Some((info, info.held.get()?))) {
             held.passed(body.as_ref().map_or(0, Bytes::len), session.body_bytes_sent());
             info.window.took();
-            // What waits to be sent is needed for others.
-            if self.shared.memory.pressure() >= Pressure::ShortIdle {
-                session.set_write_timeout(Some(self.stall(ctx).min(SHORT_STALL)));
-            }
+            // While memory runs short, what waits to be sent is needed for others.
+            let most = if self.shared.memory.pressure() >= Pressure::ShortIdle { SHORT_STALL } else { Duration::MAX };
+            session.set_write_timeout(Some(self.stall(ctx).min(most)));
         }
         Ok(None)
     }

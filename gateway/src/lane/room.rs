@@ -14,7 +14,8 @@ const STREAMS: usize = 100;
 
 /// The default: what `connections` of clients leave of so many descriptors, and no more than three quarters of the memory.
 pub fn default_limit(descriptors: u64, memory: Option<u64>, connections: usize) -> usize {
-    let by_files = descriptors.saturating_sub(connections as u64);
+    // However many connections somebody wishes for: a quarter is left.
+    let by_files = descriptors.saturating_sub(connections as u64).max(descriptors / 4);
     let by_memory = memory.map_or(u64::MAX, |bytes| bytes / 4 * 3 / MEMORY_EACH);
     usize::try_from(by_files.min(by_memory)).unwrap_or(usize::MAX).clamp(16, 1_000_000)
 }
@@ -65,7 +66,8 @@ mod tests {
     fn the_default_is_what_descriptors_and_memory_are_enough_for() {
         assert_eq!(default_limit(64_000, None, 32_000), 32_000);
         assert_eq!(default_limit(1 << 20, Some(512 << 20), 10_922), 8192);
-        assert_eq!(default_limit(100, None, 100), 16);
+        assert_eq!(default_limit(64_000, None, 65_000), 16_000);
+        assert_eq!(default_limit(20, None, 100), 16);
     }
 
     #[test]

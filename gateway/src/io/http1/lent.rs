@@ -62,7 +62,8 @@ impl Lent {
     pub fn new(incoming: Incoming<Stream>, request: Request, info: Arc<ClientInfo>, last: bool, stall: Stall) -> Self {
         info.lending.begin(request.canonical, last);
         let message = Body::new(request.head, request.framing);
-        Lent { incoming: Some(incoming), info, message, out: Out::new(stall), rest: None, wrote: false }
+        let out = Out::new(incoming.stream.get_ssl().is_some(), stall);
+        Lent { incoming: Some(incoming), info, message, out, rest: None, wrote: false }
     }
 
     /// What came of writing.

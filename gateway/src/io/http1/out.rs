@@ -17,7 +17,7 @@ use crate::io::pressure::{Ladder, Pressure, SHORT_STALL};
 /// Bytes that are collected before they are written without waiting for a flush: one TLS record.
 const MAX_PENDING: usize = 16 * 1024;
 
-/// From how many bytes on they are written from where they are, if the connection takes several parts at once.
+/// From how many bytes on they are written from where they are, without TLS.
 const LARGE: usize = 4 * 1024;
 
 /// Parts that are written at once: what is collected, and of a chunk its size, its data and its end.
@@ -38,6 +38,7 @@ pub struct Out {
     pending: Vec<u8>,
     /// What is left to write of an answer that replaces the engine's.
     own: Vec<u8>,
+    is_tls: bool,
     stall: Stall,
     /// Since when nothing could be written, and when that is looked at.
     stalled: Option<(Instant, Pin<Box<Sleep>>)>,
@@ -74,9 +75,9 @@ fn poll_drain(stream: &mut Stream, buffer: &mut Vec<u8>, cx: &mut Context<'_>) -
 }
 
 impl Out {
-    /// Nothing is written yet.
-    pub fn new(stall: Stall) -> Self {
-        Out { pending: Vec::new(), own: Vec::new(), stall, stalled: None }
+    /// Nothing is written yet. `is_tls`: each write becomes a record.
+    pub fn new(is_tls: bool, stall: Stall) -> Self {
+        Out { pending: Vec::new(), own: Vec::new(), is_tls, stall, stalled: None }
     }
 
     /// Bytes that are not written.
@@ -107,11 +108,7 @@ impl Out {
             parts.iter().for_each(|part| self.pending.extend_from_slice(part));
             return Poll::Ready(Ok(length));
         }
-        if stream.is_write_vectored() {
-            self.poll_through(stream, cx, parts)
-        } else {
-            self.poll_fill(stream, cx, parts)
-        }
+        if self.is_tls { self.poll_fill(stream, cx, parts) } else { self.poll_through(stream, cx, parts) }
     }
 
     /// Fills a record, and writes it when it is full.

@@ -116,7 +116,9 @@ impl FrameWatch {
 
     /// Bytes went to the client.
     pub fn sent(&mut self, count: usize) {
-        self.left = (self.left + count as f64 / BYTES_EACH).min(ALLOWANCE * self.factor);
+        let frames = count as f64 / BYTES_EACH;
+        self.left = (self.left + frames).min(ALLOWANCE * self.factor);
+        self.work = (self.work + frames * CONTROL_WORK).min(WORK * self.factor);
     }
 
     /// Whether the client has caused so much work that it takes turns with its like.

@@ -91,7 +91,7 @@ impl Serve {
         };
         let watched = Arc::new(Watched::default());
         let stream: Stream =
-            Box::new(WatchedStream::new(stream, watched.clone(), self.turns.clone(), info.connection.trusted));
+            Box::new(WatchedStream::new(stream, watched.clone(), self.frames.clone(), info.connection.trusted));
         let mut options = default_h2_options();
         options
             .initial_window_size(STREAM_WINDOW)

@@ -93,6 +93,8 @@ impl AsyncWrite for WatchedStream {
     /// A socket that is closed while something still comes resets the connection, and the reset overtakes what was sent.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // Nothing is read any more but to be thrown away.
+        this.turn = None;
         if this.lingers.is_none() {
             ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
         }
