@@ -9,7 +9,7 @@ ifdef CI
 DENY_WARNINGS := -D warnings
 endif
 
-.PHONY: help soak run run-cluster test setup setup-run build format lint dependencies apiserver h2spec unit quickstart quickstart-cluster doc bench deny clean attack attack-short
+.PHONY: help soak run run-cluster test setup setup-run build format lint dependencies apiserver h2spec unit quickstart quickstart-cluster doc bench deny clean attack attack-short fuzz
 
 help: ## These lines.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -67,6 +67,9 @@ quickstart-cluster:
 
 doc:
 	@$(STEP) "Documentation" env RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
+
+fuzz: setup ## Ten million broken inputs (or FUZZ=N of FUZZ_SEED=N) for everything that reads what others send.
+	@$(STEP) "Fuzz" env FUZZ=$(or $(FUZZ),10000000) $(CARGO) test --locked --profile soak --package sluicegate --test suite -- fuzz:: --nocapture
 
 bench: ## Measure lookups, compile, memory and load (docs/benchmarks.md).
 	@$(STEP) "Set up" .ci/setup bench

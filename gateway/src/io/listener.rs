@@ -14,7 +14,7 @@ const BACKLOG: i32 = 4096;
 
 /// Bytes of an answer that the kernel holds besides what is on its way (tcp(7), `TCP_NOTSENT_LOWAT`): of a client that does not read it would
 /// take megabytes.
-const NOT_SENT: u32 = 64 * 1024;
+const NOT_SENT: u32 = 128 * 1024;
 
 /// An address that cannot be listened on.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! The memory ladder: what the process uses is looked at four times a second, and the less there is left, the less is kept for later.
 //! The steps are those of Envoy's overload manager.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -22,12 +23,12 @@ pub const SHORT_IDLE: Duration = Duration::from_secs(5);
 /// How long a client may take nothing of its answer then: what is held for it is needed.
 pub const SHORT_STALL: Duration = Duration::from_secs(5);
 
-/// Bytes of an answer that are read at a time, each up to a part of the limit: of what is read and not taken by the client a few times that is
-/// held.
-const PIECES: [(f64, usize); 4] = [(0.4, 16 * 1024), (0.55, 8 * 1024), (0.7, 4 * 1024), (0.95, 2 * 1024)];
+/// Bytes of an answer that are read at a time, at least and at most: the engine takes no more at once.
+const PIECE: RangeInclusive<u64> = 1024..=64 * 1024;
 
-/// The same when there is no memory left.
-const LAST_PIECE: usize = 1024;
+/// The part of the memory that is left which the pieces of all requests in flight may take, each once: a client that takes nothing holds some
+/// three of them, and the kernel more.
+const PIECES: u64 = 32;
 
 /// How far use has to fall below a step to leave it, in parts of the limit.
 const SLACK: f64 = 0.02;
@@ -93,10 +94,13 @@ impl Ladder {
         Pressure::STEPS.get(usize::from(now)).map_or(Pressure::None, |(step, _)| *step)
     }
 
-    /// Bytes of an answer that are read at a time: the less memory there is, the fewer.
-    pub fn piece(&self) -> usize {
-        let part = self.part();
-        PIECES.iter().find(|(up_to, _)| part < *up_to).map_or(LAST_PIECE, |(_, piece)| *piece)
+    /// Bytes of an answer that are read at a time, and ahead of its client: large ones cost less for each byte, but the less memory is left for
+    /// each of so many requests in flight, the smaller they are.
+    pub fn piece(&self, in_flight: usize) -> usize {
+        let left = self.limit.saturating_sub(self.used());
+        let piece = left / PIECES / (in_flight as u64).max(1);
+        // A power of two: the allocator has sizes of its own.
+        1 << piece.clamp(*PIECE.start(), *PIECE.end()).ilog2()
     }
 
     /// Tells when the step changes.
@@ -143,6 +147,16 @@ impl Ladder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_are_a_share_of_what_is_left() {
+        let memory = Ladder::new(512 << 20);
+        memory.look(32 << 20);
+        let pieces = [1, 200, 400, 2000, 10_000, 1_000_000].map(|in_flight| memory.piece(in_flight) / 1024);
+        assert_eq!(pieces, [64, 64, 32, 4, 1, 1]);
+        memory.look(600 << 20);
+        assert_eq!(memory.piece(1), 1024);
+    }
 
     #[test]
     fn steps_are_left_a_little_lower_than_they_are_reached() {

@@ -102,7 +102,12 @@ impl Gateway {
         let mut peer = Box::new(HttpPeer::new(endpoint.address, false, String::new()));
         let limit = Duration::from_secs(timeouts.connect.into());
         let key = (backend.pool_group, endpoint.address);
-        let reading = Reading { memory: self.shared.memory.clone(), client: ctx.info.clone() };
+        let reading = Reading {
+            memory: self.shared.memory.clone(),
+            cells: self.cells.clone(),
+            workers: self.shared.cells.len(),
+            client: ctx.info.clone(),
+        };
         let connection =
             Connection::new(self.pool.clone(), key, limit, self.times(ctx), reading, ctx.attempts.met_a_stale_one())
                 .greeting(greeting);

@@ -1,11 +1,13 @@
 //! How much of an answer is read at a time. What the engine holds of it while its client takes nothing is a few times that.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use crate::io::client::ClientInfo;
 use crate::io::http2::streams::Held;
 use crate::io::pressure::{Ladder, Pressure};
+use crate::observe::Cells;
 
 /// Bytes that are read at a time of a head whose answer goes to an HTTP/2 client.
 const HEAD: usize = 2048;
@@ -21,6 +23,10 @@ const SHORT_AHEAD: usize = 16 * 1024;
 pub struct Reading {
     /// What is known of memory.
     pub memory: Arc<Ladder>,
+    /// The worker's cells, which know its requests in flight.
+    pub cells: Arc<Cells>,
+    /// How many workers there are.
+    pub workers: usize,
     /// Whose request it is.
     pub client: Option<Arc<ClientInfo>>,
 }
@@ -38,9 +44,14 @@ impl Reading {
         self.client.as_ref()?.held.get().map(Arc::as_ref)
     }
 
+    fn piece(&self) -> usize {
+        let own = usize::try_from(self.cells.in_flight.load(Ordering::Relaxed)).unwrap_or(0);
+        self.memory.piece(own * self.workers)
+    }
+
     /// Bytes of the next read, at most.
     pub(super) fn most(&self) -> usize {
-        let piece = self.memory.piece();
+        let piece = self.piece();
         self.held().map_or(piece, |held| piece.min(held.piece()))
     }
 
@@ -51,7 +62,7 @@ impl Reading {
 
     /// The same of a head: what comes with it of the body is held until the engine takes it.
     pub(super) fn most_of_head(&self) -> usize {
-        if self.held().is_some() { HEAD.min(self.most()) } else { self.memory.piece() }
+        if self.held().is_some() { HEAD.min(self.most()) } else { self.piece() }
     }
 
     /// Bytes that may be read ahead of the engine.
