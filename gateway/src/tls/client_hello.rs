@@ -55,6 +55,10 @@ fn handshake(mut bytes: &[u8]) -> Option<(Vec<u8>, bool)> {
         }
         let part = rest.get(..length).unwrap_or(rest);
         message.extend_from_slice(part);
+        // What follows the ClientHello says nothing of it.
+        if client_hello(&message).is_ok() {
+            break;
+        }
         bytes = &rest[part.len()..];
     }
     Some((message, is_whole))
@@ -181,6 +185,9 @@ mod tests {
         }
         for size in [1, 7, 100] {
             assert_eq!(server_name(&in_records(&hello, size)), name, "{size}");
+        }
+        for next in [&b"\x16\x03\x01\0\0"[..], b"\x16\x02\0", b"GET"] {
+            assert_eq!(server_name(&[&hello, next].concat()), name, "what follows says nothing of it");
         }
     }
 

@@ -179,7 +179,8 @@ fn write(
         if field.is("cookie") {
             // One field for HTTP/1 backends, which know no other (RFC 6265, 5.4; RFC 9113, 8.2.3).
             if !std::mem::replace(&mut cookies, true) {
-                put(&[field.name, b": ", &said.cookies.join(&b"; "[..]), b"\r\n"]);
+                let crumbs: Vec<&[u8]> = said.cookies.iter().copied().filter(|crumb| !crumb.is_empty()).collect();
+                put(&[field.name, b": ", &crumbs.join(&b"; "[..]), b"\r\n"]);
             }
             continue;
         }

@@ -200,7 +200,7 @@ fn body(message: &Message, bytes: &[u8], at: &mut usize) -> Strict<Vec<u8>> {
     loop {
         let Some(size) = line(bytes, at)? else { return Ok(None) };
         let text = std::str::from_utf8(size).unwrap_or_default();
-        if text.is_empty() || text.len() > 15 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if text.is_empty() || text.len() > 16 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(format!("a chunk of size {text:?}"));
         }
         let size = usize::from_str_radix(text, 16).unwrap();
