@@ -260,6 +260,29 @@ mod tests {
     }
 
     #[test]
+    fn who_causes_much_work_takes_turns_until_that_is_over() {
+        let (begun, watched) = (Instant::now(), Watched::default());
+        let after = |milliseconds| begun + Duration::from_millis(milliseconds);
+        let turns = |frame: &[u8], count: usize, trusted: bool, at: Instant| {
+            let mut watch = FrameWatch::new(begun, trusted);
+            watch.feed(PREFACE_BYTES, begun, &watched);
+            watch.feed(&frame.repeat(count), begun, &watched);
+            watch.takes_turns(at)
+        };
+        let request = frame_of(1, 4, &[0; 30]);
+        assert!(!turns(&request, 6, false, begun));
+        assert!(turns(&request, 7, false, begun));
+        assert!(
+            turns(&request, 7, false, after(4)),
+            "each costs 50 microseconds, of which 10 are earned in a millisecond"
+        );
+        assert!(!turns(&request, 7, false, after(6)));
+        assert!(!turns(&request, 100, true, begun), "a trusted proxy carries many clients");
+        assert!(turns(&frame_of(6, 0, &[0; 8]), 151, false, begun));
+        assert!(!turns(&frame_of(0, 0, &[0; 100]), 300, false, begun), "uploads");
+    }
+
+    #[test]
     fn frames_are_found_however_they_arrive() {
         let ping = frame_of(6, 0, &[0; 8]);
         let bytes: Vec<u8> =
