@@ -32,7 +32,7 @@ pub fn default_limit(descriptors: u64, memory: Option<u64>) -> usize {
 }
 
 /// Where a client is: one subscriber has a /56 of IPv6 (RFC 6177), and may be many behind an address of IPv4.
-fn network(peer: IpAddr) -> IpAddr {
+pub fn network(peer: IpAddr) -> IpAddr {
     match peer {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 72))),

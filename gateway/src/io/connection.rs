@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::admission::Admitted;
+use super::admission::{Admitted, network};
 use super::client::{ClientInfo, ClientStream};
 use super::idle::IdleConnections;
 use super::proxy_protocol::{self, Client, Failed, Whose};
@@ -141,7 +141,7 @@ impl Serve {
             return self.cells.reject(Rejection::TooManyHandshakes);
         }
         let handshake = handshake_with_callback(&self.acceptor.context, client, &*self.certificates);
-        let stream = match timeout(limit, self.handshakes.take(handshake)).await {
+        let stream = match timeout(limit, self.handshakes.take(network(info.connection.peer), handshake)).await {
             Err(_) => return self.cells.handshake(Handshake::TimedOut),
             Ok(Err(Shed)) => return self.cells.reject(Rejection::TooManyHandshakes),
             Ok(Ok(Err(error))) => {

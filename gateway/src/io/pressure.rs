@@ -17,18 +17,24 @@ const OFTEN: Duration = Duration::from_millis(20);
 /// From this part of the limit on it is looked at often.
 const CLOSE: f64 = 0.5;
 
+/// From this part of the limit on what is held for a client that takes nothing has become as little as it can.
+const SCARCE: f64 = 0.75;
+
 /// How long a connection may wait for a request on the first step.
 pub const SHORT_IDLE: Duration = Duration::from_secs(5);
 
 /// How long a client may take nothing of its answer then: what is held for it is needed.
 pub const SHORT_STALL: Duration = Duration::from_secs(5);
 
-/// Bytes of an answer that are read at a time, at least and at most: the engine takes no more at once.
-const PIECE: RangeInclusive<u64> = 1024..=64 * 1024;
+/// Bytes of a body that are read at a time, at least and at most.
+const PIECE: RangeInclusive<u64> = 1024..=16 * 1024;
 
-/// The part of the memory that is left which the pieces of all requests in flight may take, each once: a client that takes nothing holds some
-/// three of them, and the kernel more.
-const PIECES: u64 = 32;
+/// The same where there is plenty of memory for it: the engine takes no more at once.
+const LARGE_PIECE: u64 = 64 * 1024;
+
+/// The part of the memory that is left which the pieces of all requests in flight may take, each once: a client that takes nothing holds
+/// two of them, and the kernel more.
+const PARTS: u64 = 8;
 
 /// How far use has to fall below a step to leave it, in parts of the limit.
 const SLACK: f64 = 0.02;
@@ -94,13 +100,21 @@ impl Ladder {
         Pressure::STEPS.get(usize::from(now)).map_or(Pressure::None, |(step, _)| *step)
     }
 
-    /// Bytes of an answer that are read at a time, and ahead of its client: large ones cost less for each byte, but the less memory is left for
-    /// each of so many requests in flight, the smaller they are.
+    /// Bytes of a body that are read at a time: large ones cost less for each byte, but the less memory is left for each of so many requests in
+    /// flight, the smaller they are.
     pub fn piece(&self, in_flight: usize) -> usize {
         let left = self.limit.saturating_sub(self.used());
-        let piece = left / PIECES / (in_flight as u64).max(1);
+        let share = left / PARTS / (in_flight as u64).max(1);
+        // Those who came when there were few keep theirs while others come.
+        let most = if share >= 4 * LARGE_PIECE { LARGE_PIECE } else { *PIECE.end() };
         // A power of two: the allocator has sizes of its own.
-        1 << piece.clamp(*PIECE.start(), *PIECE.end()).ilog2()
+        1 << share.clamp(*PIECE.start(), most).ilog2()
+    }
+
+    /// What may be held of an allowance: all of it while half of the memory is free, and a tenth from [`SCARCE`] on.
+    pub fn of(&self, allowance: usize) -> usize {
+        let free = (SCARCE - self.part()) / (SCARCE - CLOSE);
+        (allowance as f64 * free.clamp(0.1, 1.0)).round() as usize
     }
 
     /// Tells when the step changes.
@@ -153,9 +167,19 @@ mod tests {
         let memory = Ladder::new(512 << 20);
         memory.look(32 << 20);
         let pieces = [1, 200, 400, 2000, 10_000, 1_000_000].map(|in_flight| memory.piece(in_flight) / 1024);
-        assert_eq!(pieces, [64, 64, 32, 4, 1, 1]);
+        assert_eq!(pieces, [64, 64, 16, 16, 4, 1]);
         memory.look(600 << 20);
         assert_eq!(memory.piece(1), 1024);
+    }
+
+    #[test]
+    fn allowances_shrink_before_the_first_step_is_reached() {
+        let memory = Ladder::new(1000);
+        let allowances = [0, 500, 625, 749, 2000].map(|used| {
+            memory.look(used);
+            memory.of(1000)
+        });
+        assert_eq!(allowances, [1000, 1000, 500, 100, 100]);
     }
 
     #[test]

@@ -1,23 +1,28 @@
 //! What costs much takes turns with its like: a step of a handshake costs up to a millisecond of computing, and a worker that has a thousand of
 //! them to do would serve nobody else for a second; so does a client that sends frames or requests over HTTP/2 as fast as it can. Between two
 //! steps everything else that is ready comes first.
+//!
+//! The networks of clients take turns as well: who asks for a thousand waits for itself. What has begun goes on before something else
+//! begins, since it holds much meanwhile.
 
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// How long a handshake waits for its first turn. More of them than can be computed are shed, and not queued.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The turns of a worker for one kind of work.
 #[derive(Debug)]
 pub struct Turns {
-    turn: Arc<Semaphore>,
+    queue: Arc<Mutex<Queue>>,
     patience: Duration,
 }
 
@@ -27,7 +32,74 @@ pub struct Shed;
 
 impl Default for Turns {
     fn default() -> Self {
-        Turns { turn: Arc::new(Semaphore::new(1)), patience: PATIENCE }
+        Turns { queue: Arc::default(), patience: PATIENCE }
+    }
+}
+
+/// Who waits for the turn.
+#[derive(Debug, Default)]
+struct Queue {
+    taken: bool,
+    /// What has begun, and goes on.
+    begun: VecDeque<Waiter>,
+    /// Those of each network that want to begin.
+    networks: HashMap<IpAddr, VecDeque<Waiter>>,
+    /// Networks in the order of their turns.
+    order: VecDeque<IpAddr>,
+}
+
+type Waiter = oneshot::Sender<Turn>;
+
+impl Queue {
+    /// The next one, whether or not it still waits.
+    fn pop(&mut self) -> Option<Waiter> {
+        if let Some(waiter) = self.begun.pop_front() {
+            return Some(waiter);
+        }
+        let network = self.order.pop_front()?;
+        let waiting = self.networks.get_mut(&network)?;
+        let waiter = waiting.pop_front();
+        // Those who have gone meanwhile are no use of its turn.
+        while waiting.front().is_some_and(Waiter::is_closed) {
+            waiting.pop_front();
+        }
+        if waiting.is_empty() {
+            self.networks.remove(&network);
+        } else {
+            self.order.push_back(network);
+        }
+        waiter
+    }
+
+    fn begin(&mut self, network: IpAddr, waiter: Waiter) {
+        let waiting = self.networks.entry(network).or_default();
+        if waiting.is_empty() {
+            self.order.push_back(network);
+        }
+        waiting.push_back(waiter);
+    }
+}
+
+/// The turn, until it is dropped.
+#[derive(Debug)]
+struct Turn(Arc<Mutex<Queue>>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        loop {
+            let next = {
+                let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let next = queue.pop();
+                queue.taken = next.is_some();
+                next
+            };
+            match next {
+                // It may have gone in this moment; then the turn comes back, and is dropped here.
+                Some(waiter) if !waiter.is_closed() => return drop(waiter.send(Turn(self.0.clone()))),
+                Some(_) => {}
+                None => return,
+            }
+        }
     }
 }
 
@@ -56,14 +128,32 @@ pub async fn behind_others() {
 pub type Next = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 impl Turns {
-    /// Waits for one step of something costly; the next turn is given when everything else that was ready has come.
+    /// Waits for the turn. `network`: of whoever wants to begin something; `None`: it has begun.
+    async fn acquire(&self, network: Option<IpAddr>) -> Option<Turn> {
+        let told = {
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            if !std::mem::replace(&mut queue.taken, true) {
+                return Some(Turn(self.queue.clone()));
+            }
+            let (tell, told) = oneshot::channel();
+            match network {
+                Some(network) => queue.begin(network, tell),
+                None => queue.begun.push_back(tell),
+            }
+            told
+        };
+        told.await.ok()
+    }
+
+    /// Waits for one step of something costly that a client of this network wants; the next turn is given when everything else that was ready
+    /// has come.
     ///
     /// The turn belongs to a task of its own: whoever asked for it may have stopped to look, and others wait.
-    pub fn next(&self) -> Next {
-        let turn = self.turn.clone();
+    pub fn next(self: &Arc<Self>, network: IpAddr) -> Next {
+        let turns = self.clone();
         let (tell, told) = oneshot::channel();
         tokio::spawn(async move {
-            let Ok(_turn) = turn.acquire_owned().await else { return };
+            let Some(_turn) = turns.acquire(Some(network)).await else { return };
             if tell.send(()).is_ok() {
                 everything_else().await;
             }
@@ -74,13 +164,13 @@ impl Turns {
         })
     }
 
-    /// Does something costly in turns.
+    /// Does something costly in turns, for a client of this network.
     ///
     /// # Errors
     /// Too many others wait.
-    pub async fn take<F: Future>(&self, costly: F) -> Result<F::Output, Shed> {
+    pub async fn take<F: Future>(&self, network: IpAddr, costly: F) -> Result<F::Output, Shed> {
         let mut costly = pin!(costly);
-        let Ok(Ok(mut turn)) = timeout(self.patience, self.turn.acquire()).await else { return Err(Shed) };
+        let Ok(Some(mut turn)) = timeout(self.patience, self.acquire(Some(network))).await else { return Err(Shed) };
         loop {
             // What is ready comes before it, and before the next one's turn.
             everything_else().await;
@@ -99,7 +189,7 @@ impl Turns {
             if let Some(done) = done.await {
                 return Ok(done);
             }
-            turn = self.turn.acquire().await.map_err(|_| Shed)?;
+            turn = self.acquire(None).await.ok_or(Shed)?;
         }
     }
 }
@@ -110,6 +200,9 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+
+    const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 
     #[tokio::test]
     async fn others_come_between_two_turns() {
@@ -125,7 +218,7 @@ mod tests {
         let costly: Vec<_> = (0..100)
             .map(|_| {
                 let turns = turns.clone();
-                tokio::spawn(async move { turns.take(async { tokio::task::yield_now().await }).await })
+                tokio::spawn(async move { turns.take(ONE, async { tokio::task::yield_now().await }).await })
             })
             .collect();
         for task in costly {
@@ -151,7 +244,7 @@ mod tests {
                 let (turns, steps, others) = (turns.clone(), steps.clone(), others.clone());
                 tokio::spawn(async move {
                     for _ in 0..10 {
-                        turns.next().await;
+                        turns.next(ONE).await;
                         steps.fetch_add(1, Ordering::Relaxed);
                         let (others, steps) = (others.load(Ordering::Relaxed), steps.load(Ordering::Relaxed));
                         assert!(others + 2 >= steps, "{others} {steps}");
@@ -168,28 +261,55 @@ mod tests {
 
     #[tokio::test]
     async fn who_does_not_take_its_turn_keeps_nobody_waiting() {
-        let turns = Turns::default();
-        let (mut first, mut second) = (turns.next(), turns.next());
+        let turns = Arc::new(Turns::default());
+        let (mut first, mut second) = (turns.next(ONE), turns.next(ONE));
         tokio::select! {
             biased;
             () = &mut second => panic!("it is the first one's turn"),
             () = &mut first => {}
         }
         // The second has looked once, and never does again.
-        turns.next().await;
-        assert_eq!(turns.take(async {}).await, Ok(()));
+        turns.next(ONE).await;
+        assert_eq!(turns.take(ONE, async {}).await, Ok(()));
         drop(second);
     }
 
     #[tokio::test]
     async fn who_waits_too_long_for_the_first_turn_is_shed() {
         let turns = Turns { patience: Duration::from_millis(5), ..Turns::default() };
-        let held = turns.turn.acquire().await.unwrap();
-        assert_eq!(turns.take(async {}).await, Err(Shed));
+        let held = turns.acquire(None).await.unwrap();
+        assert_eq!(turns.take(ONE, async {}).await, Err(Shed));
         drop(held);
         // What waits for something else has no turn meanwhile, and is not shed.
-        let slow = turns.take(async { tokio::time::sleep(4 * turns.patience).await });
-        let (slow, quick) = tokio::join!(slow, turns.take(async {}));
+        let slow = turns.take(ONE, async { tokio::time::sleep(4 * turns.patience).await });
+        let (slow, quick) = tokio::join!(slow, turns.take(ONE, async {}));
         assert_eq!((slow, quick), (Ok(()), Ok(())));
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_many_waits_for_itself_and_what_has_begun_goes_on_first() {
+        let turns = Arc::new(Turns::default());
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let ask = |name: &'static str, network: Option<IpAddr>| {
+            let (turns, done) = (turns.clone(), done.clone());
+            async move {
+                let _turn = turns.acquire(network).await;
+                done.lock().unwrap().push(name);
+            }
+        };
+        let held = turns.acquire(Some(ONE)).await;
+        let gone = turns.acquire(Some(OTHER));
+        assert!(timeout(Duration::ZERO, gone).await.is_err(), "who has gone takes no turn");
+        let all = [
+            ask("many", Some(ONE)),
+            ask("many", Some(ONE)),
+            ask("many", Some(ONE)),
+            ask("one", Some(OTHER)),
+            ask("begun", None),
+        ];
+        let free = async { drop(held) };
+        tokio::join!(futures_util::future::join_all(all), free);
+        assert_eq!(*done.lock().unwrap(), ["begun", "many", "one", "many", "many"]);
+        assert!(turns.queue.lock().unwrap().networks.is_empty() && turns.queue.lock().unwrap().order.is_empty());
     }
 }

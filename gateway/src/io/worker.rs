@@ -17,7 +17,7 @@ use super::connection::Serve;
 use super::idle::IdleConnections;
 use super::listener::Listeners;
 use super::pressure::{Pressure, SHORT_IDLE};
-use super::turns::Turns;
+use super::turns::{Turns, behind_others};
 use crate::lane::Gateway;
 use crate::observe::cells::Rejection;
 use crate::phase::Scheme;
@@ -156,6 +156,8 @@ async fn accept(scheme: Scheme, listener: TcpListener, serve: Arc<Serve>, admiss
                     Ok(admitted) => {
                         let serve = serve.clone();
                         tokio::spawn(async move { serve.connection(scheme, tcp, peer, admitted).await });
+                        // However many have come, those who are here already go on between two of them.
+                        behind_others().await;
                     }
                 }
             }

@@ -423,11 +423,11 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<Option<Duration>> {
         ctx.passed |= end_of_stream;
         if let Some((info, held)) = ctx.info.as_ref().and_then(|info| Some((info, info.held.get()?))) {
-            held.passed(body.as_ref().map_or(0, Bytes::len), session.body_bytes_sent());
+            held.passed(body.as_ref().map_or(0, Bytes::len), session.body_bytes_sent(), end_of_stream);
             info.window.took();
-            // While memory runs short, what waits to be sent is needed for others.
-            let most = if self.shared.memory.pressure() >= Pressure::ShortIdle { SHORT_STALL } else { Duration::MAX };
-            session.set_write_timeout(Some(self.stall(ctx).min(most)));
+            // While memory runs short, what waits to be sent is needed for others; no client may hold more than its share for long.
+            let is_short = self.shared.memory.pressure() >= Pressure::ShortIdle || held.is_over();
+            session.set_write_timeout(Some(if is_short { self.stall(ctx).min(SHORT_STALL) } else { self.stall(ctx) }));
         }
         Ok(None)
     }
@@ -448,6 +448,9 @@ impl ProxyHttp for Gateway {
         if let Some(error) = error {
             ctx.reason = reason_of(error, ctx);
             tracing::debug!(reason = %ctx.reason, %error, "request failed");
+        }
+        if let Some(held) = ctx.info.as_ref().and_then(|info| info.held.get()) {
+            held.sent(session.body_bytes_sent());
         }
         let status = final_status(session);
         let upstream = ctx.endpoint.as_ref().map(|endpoint| endpoint.address);

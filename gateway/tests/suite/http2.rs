@@ -34,6 +34,7 @@ pub struct Raw {
 #[derive(Debug)]
 pub struct Frame {
     pub kind: u8,
+    pub flags: u8,
     pub stream: u32,
     pub payload: Vec<u8>,
 }
@@ -121,7 +122,7 @@ impl Raw {
         let mut payload = vec![0; length];
         self.stream.read_exact(&mut payload).ok()?;
         let stream = u32::from_be_bytes(head[5..9].try_into().unwrap());
-        Some(Frame { kind: head[3], stream, payload })
+        Some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
     /// Reads until a frame is what is looked for.
@@ -188,6 +189,47 @@ fn requests_that_hold_much_at_a_time_are_refused() {
     assert_eq!(refused.code(), 7, "REFUSED_STREAM, which a client may send again");
     assert!(refused.stream > 20, "{refused:?}");
     gateway.wait_metric("sluicegate_rejected_total", &["RequestsTooLarge"], 30.0);
+}
+
+#[test]
+fn who_takes_no_answers_gets_fewer_of_them() {
+    let gateway = Start::with(&everything_to(&[echo()])).set("workers", 1.into()).ready();
+    // Answers are small, and what serves them is not.
+    let mut raw = Raw::connect(&gateway, &[(4, 0)]);
+    for stream in 0..100 {
+        raw.head(2 * stream + 1, END_STREAM, &request(b"GET", b"/", &[]));
+    }
+    let ends: Vec<Frame> =
+        std::iter::from_fn(|| raw.until(|frame| matches!(frame.kind, HEADERS | RST_STREAM))).take(100).collect();
+    let refused: Vec<&Frame> = ends.iter().filter(|frame| frame.kind == RST_STREAM).collect();
+    assert!((30..70).contains(&refused.len()), "{}", refused.len());
+    assert!(refused.iter().all(|frame| frame.code() == 7), "REFUSED_STREAM, which a client may send again");
+    // Who takes them after all gets everything.
+    raw.send(SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255]);
+    for _ in refused.len()..100 {
+        assert!(raw.until(|frame| frame.kind == DATA && frame.flags & END_STREAM != 0).is_some());
+    }
+    raw.head(201, END_STREAM, &request(b"GET", b"/", &[]));
+    assert!(raw.until(|frame| frame.stream == 201 && frame.kind == HEADERS).is_some());
+}
+
+#[test]
+fn a_hundred_requests_wait_for_the_backend_side_by_side() {
+    let all = std::sync::Barrier::new(100);
+    let waiting = Scripted::new(move |mut incoming| {
+        all.wait();
+        incoming.send("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+    });
+    let gateway = Start::with(&everything_to(&[waiting.address])).set("workers", 1.into()).ready();
+    h2c::run(async {
+        let (client, _connection) = h2c::connect(gateway.https, "a.test").await;
+        let requests = (0..100).map(|_| {
+            let mut client = client.clone();
+            async move { h2c::get(&mut client, "https://a.test/").await.status }
+        });
+        let statuses = futures_util::future::join_all(requests).await;
+        assert!(statuses.iter().all(|status| *status == 204), "{statuses:?}");
+    });
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! One request, as the engine reads it: its head written anew, its body in canonical framing, and not a byte of what follows it on the
-//! connection. What the engine writes goes to the client.
+//! What the engine reads behind the head of a request: its body in canonical framing, and not a byte of what follows it on the connection.
+//! What the engine writes goes to the client.
 //!
 //! Answers that the engine makes before any phase ran are replaced: they would carry no reason, no request id, and the engine's name.
 
@@ -28,7 +28,7 @@ use crate::io::client::ClientInfo;
 use crate::io::incoming::Incoming;
 use crate::phase::Reason;
 use crate::phase::canonical::Refused;
-use crate::phase::canonical::message::Request;
+use crate::phase::canonical::framing::Framing;
 
 /// How long the rest of a body is waited for once the whole answer is there and written, at most twice.
 const REST: Duration = Duration::from_secs(1);
@@ -57,11 +57,10 @@ fn gone<T>() -> Poll<io::Result<T>> {
 }
 
 impl Lent {
-    /// Lends a request, of whose connection everything up to the end of its head is used. `last`: its connection ends with it.
+    /// Lends a connection of which everything up to the end of a request's head is used, which says how its body is framed.
     /// `stall`: how long the client may take nothing of the answer.
-    pub fn new(incoming: Incoming<Stream>, request: Request, info: Arc<ClientInfo>, last: bool, stall: Stall) -> Self {
-        info.lending.begin(request.canonical, last);
-        let message = Body::new(request.head, request.framing);
+    pub fn new(incoming: Incoming<Stream>, framing: Framing, info: Arc<ClientInfo>, stall: Stall) -> Self {
+        let message = Body::new(Vec::new(), framing);
         let out = Out::new(incoming.stream.get_ssl().is_some(), stall);
         Lent { incoming: Some(incoming), info, message, out, rest: None, wrote: false }
     }
@@ -73,6 +72,7 @@ impl Lent {
             self.info.window.took();
             return written;
         }
+        self.info.window.stalls();
         if self.out.len() < before {
             self.out.moved();
         }

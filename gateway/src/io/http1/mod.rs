@@ -9,9 +9,11 @@ pub(super) mod refuse;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use pingora::apps::HttpServerApp;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v1::server::HttpSession;
 
 use super::client::{ClientInfo, Refusal};
 use super::connection::Serve;
@@ -49,9 +51,12 @@ impl Serve {
             left -= 1;
             let is_last = left == 0 || ends_at.is_some_and(|at| at <= Instant::now());
             let patience = Stall { limit: stall, memory: self.shared.memory.clone() };
-            let lent = Lent::new(incoming, request, info.clone(), is_last, patience);
-            let session = ServerSession::new_http1(Box::new(lent));
-            let is_kept = self.proxy.process_new_http(session, &self.draining).await.is_some();
+            info.lending.begin(request.canonical, is_last);
+            let lent = Lent::new(incoming, request.framing, info.clone(), patience);
+            let mut session = HttpSession::new(Box::new(lent));
+            // The head, written anew, is there already: reading it would take a buffer of 4 KiB for as long as the request lasts.
+            session.set_pipelined_prefix(Bytes::from(request.head).into());
+            let is_kept = self.proxy.process_new_http(ServerSession::H1(session), &self.draining).await.is_some();
             if let Some(refusal) = info.refusal.get() {
                 self.account_refusal(info, refusal);
             }

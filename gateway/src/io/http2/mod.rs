@@ -91,7 +91,7 @@ impl Serve {
         };
         let watched = Arc::new(Watched::default());
         let stream: Stream =
-            Box::new(WatchedStream::new(stream, watched.clone(), self.frames.clone(), info.connection.trusted));
+            Box::new(WatchedStream::new(stream, watched.clone(), self.frames.clone(), &info.connection));
         let mut options = default_h2_options();
         options
             .initial_window_size(STREAM_WINDOW)
@@ -116,7 +116,7 @@ impl Serve {
         let mut draining = self.draining.clone();
         let mut pressure = self.shared.memory.subscribe();
         let old_at = settings.connection_age().map(|age| Instant::now() + age);
-        let (streams, mut ended) = Streams::new(info.connection.trusted);
+        let (streams, mut ended) = Streams::new(info.connection.trusted, self.shared.memory.clone());
         // While no stream is served: a place among those that wait, and when the wait has lasted too long.
         let mut waiting: Option<(Idle<'_>, Instant)> = None;
         loop {
@@ -222,7 +222,7 @@ impl Serve {
             return session.shutdown_with_reason(ErrorCode::REFUSED_STREAM);
         }
         let request = session.req_header();
-        let Some(served) = streams.begin(&request.headers, request.raw_path().len()) else {
+        let Some(mut served) = streams.begin(&request.headers, request.raw_path().len()) else {
             self.cells.reject(Rejection::RequestsTooLarge);
             return session.shutdown_with_reason(ErrorCode::REFUSED_STREAM);
         };
@@ -233,6 +233,10 @@ impl Serve {
         let (proxy, draining, cells) = (self.proxy.clone(), self.draining.clone(), self.cells.clone());
         let patience = Duration::from_secs(self.shared.settings.timeouts.stream.into());
         tokio::spawn(async move {
+            if !served.may_begin().await {
+                cells.reject(Rejection::RequestsTooLarge);
+                return session.shutdown_with_reason(ErrorCode::REFUSED_STREAM);
+            }
             tokio::select! {
                 _ = proxy.process_new_http(ServerSession::new_http2(session), &draining) => {}
                 () = is_over(info, patience) => cells.reject(Rejection::BodyAfterAnswer),

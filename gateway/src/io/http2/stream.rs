@@ -1,6 +1,7 @@
 //! The plaintext of an HTTP/2 connection, with a watch over the frames that come in.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -16,8 +17,10 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::{FrameWatch, Watched};
+use crate::io::admission::network;
 use crate::io::linger::Discard;
 use crate::io::turns::{Next, Turns};
+use crate::phase::Connection;
 
 /// See the module.
 pub struct WatchedStream {
@@ -27,6 +30,8 @@ pub struct WatchedStream {
     /// The end was told; until then what still comes is taken.
     lingers: Option<Discard>,
     turns: Arc<Turns>,
+    /// Whose turns they are.
+    network: IpAddr,
     /// The turn that is waited for.
     turn: Option<Next>,
     has_turn: bool,
@@ -40,9 +45,10 @@ impl std::fmt::Debug for WatchedStream {
 
 impl WatchedStream {
     /// Watches a connection from its preface on.
-    pub fn new(inner: Stream, watched: Arc<Watched>, turns: Arc<Turns>, trusted: bool) -> Self {
-        let watch = FrameWatch::new(Instant::now(), trusted);
-        WatchedStream { inner, watch, watched, lingers: None, turns, turn: None, has_turn: false }
+    pub fn new(inner: Stream, watched: Arc<Watched>, turns: Arc<Turns>, of: &Connection) -> Self {
+        let watch = FrameWatch::new(Instant::now(), of.trusted);
+        let network = network(of.peer);
+        WatchedStream { inner, watch, watched, lingers: None, turns, network, turn: None, has_turn: false }
     }
 }
 
@@ -52,8 +58,8 @@ impl WatchedStream {
         if self.has_turn || !self.watch.takes_turns(Instant::now()) {
             return Poll::Ready(());
         }
-        let turns = &self.turns;
-        ready!(self.turn.get_or_insert_with(|| turns.next()).as_mut().poll(cx));
+        let (turns, network) = (&self.turns, self.network);
+        ready!(self.turn.get_or_insert_with(|| turns.next(network)).as_mut().poll(cx));
         (self.turn, self.has_turn) = (None, true);
         Poll::Ready(())
     }

@@ -3,9 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::io::pressure::Ladder;
 
 /// Most bytes that a connection's requests, and what is not sent of their answers, may hold at a time. A client that sends the largest heads
 /// on every stream, and takes no answer, gets no further.
@@ -23,12 +27,31 @@ const TIMES: usize = 3;
 /// Bytes that a field costs besides its name and value (RFC 9113, 6.5.2).
 const FIELD: usize = 32;
 
+/// Streams that begin at once. More of them begin when the client has taken something, or a few after each [`WAIT`]: what answers cost that
+/// nobody takes is known only when they are there.
+const AT_ONCE: usize = 32;
+
+/// How many begin after each wait, and how long that is: most backends have answered by then.
+const A_FEW: usize = 16;
+const WAIT: Duration = Duration::from_millis(50);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Streams {
     count: AtomicUsize,
+    /// Those of them that have begun.
+    begun: AtomicUsize,
+    /// How many may have begun, and since when so many may.
+    may_begin: Mutex<(usize, Instant)>,
+    /// How often something was taken of an answer.
+    taken: AtomicUsize,
+    /// Something was, or a stream has ended.
+    moved: Notify,
     held: AtomicUsize,
+    /// Those whose answers wait for the client.
+    waiting: AtomicUsize,
     budget: usize,
+    memory: Arc<Ladder>,
     ended: watch::Sender<()>,
 }
 
@@ -37,6 +60,7 @@ pub struct Streams {
 pub struct Served {
     of: Arc<Streams>,
     cost: usize,
+    begun: bool,
     /// What is not sent of its answer.
     pub held: Arc<Held>,
 }
@@ -52,6 +76,9 @@ const SMALL_PIECE: usize = 1024;
 
 /// Bytes of a request's body that the engine keeps, to send them once more, at most.
 const KEPT: usize = 64 * 1024;
+
+/// What a stream costs besides, while its answer waits for the client: what the engine needs for a request, which the backend holds else.
+const ANSWER: usize = 16 * 1024;
 
 /// What a stream holds besides its head: of its answer what is not sent, at most, and what is kept of its request's body.
 #[derive(Debug)]
@@ -71,10 +98,14 @@ struct Parts {
     sent: usize,
     /// Bytes that were read ahead of the engine.
     ahead: usize,
+    /// The end of the answer has come to the client's side.
+    ended: bool,
     /// Bytes of the request's body that are kept.
     kept: usize,
     /// All of it, as the connection counts it.
     counted: usize,
+    /// The answer waits for the client.
+    waits: bool,
 }
 
 impl Held {
@@ -87,12 +118,22 @@ impl Held {
         PIECE.min(SMALL_PIECE + 2 * sent)
     }
 
+    /// Whether the connection holds more than it may: answers of streams that had begun before wait as well.
+    pub fn is_over(&self) -> bool {
+        self.of.is_over(0)
+    }
+
     fn change(&self, change: impl FnOnce(&mut Parts)) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut parts);
-        let now = parts.read.iter().sum::<usize>() + parts.unsent + parts.ahead + parts.kept;
+        let read = parts.read.iter().sum::<usize>() + parts.ahead;
+        // What has come to the client's side may be sent by now, but for an end: with that the stream would be over.
+        let waits = read > 0 || parts.ended;
+        let now = read + parts.unsent + parts.kept;
         self.of.held.fetch_add(now, Ordering::Relaxed);
         self.of.held.fetch_sub(std::mem::replace(&mut parts.counted, now), Ordering::Relaxed);
+        self.of.waiting.fetch_add(usize::from(waits), Ordering::Relaxed);
+        self.of.waiting.fetch_sub(usize::from(std::mem::replace(&mut parts.waits, waits)), Ordering::Relaxed);
     }
 
     /// A piece was read; so many bytes wait to be.
@@ -112,13 +153,27 @@ impl Held {
         self.change(|parts| parts.ahead = bytes);
     }
 
-    /// A piece of so many bytes comes to the client's side; `sent`: all bytes that were sent before.
-    pub fn passed(&self, bytes: usize, sent: usize) {
+    /// A piece of so many bytes comes to the client's side; `sent`: all bytes that were sent before; `ended`: it is the last one.
+    pub fn passed(&self, bytes: usize, sent: usize, ended: bool) {
         self.change(|parts| {
+            parts.ended |= ended;
             parts.read.pop_front();
-            (parts.passed, parts.sent) = (parts.passed + bytes, sent);
+            self.sends(parts, sent);
+            parts.passed += bytes;
             parts.unsent = parts.passed.saturating_sub(sent);
         });
+    }
+
+    /// So many bytes of the answer were sent, in all.
+    pub fn sent(&self, sent: usize) {
+        self.change(|parts| self.sends(parts, sent));
+    }
+
+    fn sends(&self, parts: &mut Parts, sent: usize) {
+        if std::mem::replace(&mut parts.sent, sent) < sent {
+            self.of.taken.fetch_add(1, Ordering::Relaxed);
+            self.of.moved.notify_waiters();
+        }
     }
 
     /// So many bytes of the request's body were read.
@@ -129,22 +184,64 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let counted = self.parts.get_mut().unwrap_or_else(PoisonError::into_inner).counted;
-        self.of.held.fetch_sub(counted, Ordering::Relaxed);
+        let parts = self.parts.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.of.held.fetch_sub(parts.counted, Ordering::Relaxed);
+        self.of.waiting.fetch_sub(usize::from(parts.waits), Ordering::Relaxed);
     }
 }
 
 impl Streams {
     /// None yet; what is received is told when one ends. `trusted`: the connection is a proxy's of ours, and carries many clients.
-    pub fn new(trusted: bool) -> (Arc<Streams>, watch::Receiver<()>) {
+    pub fn new(trusted: bool, memory: Arc<Ladder>) -> (Arc<Streams>, watch::Receiver<()>) {
         let (ended, receiver) = watch::channel(());
         let budget = if trusted { TRUSTED_BUDGET } else { BUDGET };
-        (Arc::new(Streams { count: AtomicUsize::new(0), held: AtomicUsize::new(0), budget, ended }), receiver)
+        let none = AtomicUsize::default;
+        let streams = Streams {
+            count: none(),
+            begun: none(),
+            may_begin: Mutex::new((AT_ONCE, Instant::now())),
+            taken: none(),
+            moved: Notify::new(),
+            held: none(),
+            waiting: none(),
+            budget,
+            memory,
+            ended,
+        };
+        (Arc::new(streams), receiver)
     }
 
     /// Streams that are served.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// What they cost in all, in bytes.
+    fn cost(&self) -> usize {
+        self.held.load(Ordering::Relaxed) + self.waiting.load(Ordering::Relaxed) * ANSWER
+    }
+
+    /// Whether that, and so much more, is more than may be.
+    fn is_over(&self, more: usize) -> bool {
+        self.cost() + more > self.memory.of(self.budget)
+    }
+
+    /// Whether one more may begin.
+    fn has_room(&self) -> bool {
+        let begun = self.begun.load(Ordering::Relaxed);
+        let mut may_begin = self.may_begin.lock().unwrap_or_else(PoisonError::into_inner);
+        if begun < AT_ONCE {
+            may_begin.0 = AT_ONCE;
+        }
+        begun < may_begin.0
+    }
+
+    /// A few more may begin, for all who have waited so long.
+    fn make_room(&self) {
+        let mut may_begin = self.may_begin.lock().unwrap_or_else(PoisonError::into_inner);
+        if may_begin.1.elapsed() >= WAIT {
+            *may_begin = (self.begun.load(Ordering::Relaxed).max(AT_ONCE) + A_FEW, Instant::now());
+        }
     }
 
     /// Whether none is served.
@@ -156,18 +253,40 @@ impl Streams {
     pub fn begin(self: &Arc<Self>, headers: &HeaderMap, target: usize) -> Option<Served> {
         let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
         let cost = EACH + TIMES * (fields + target);
-        if self.held.fetch_add(cost, Ordering::Relaxed) + cost > self.budget {
-            self.held.fetch_sub(cost, Ordering::Relaxed);
+        if self.is_over(cost) {
             return None;
         }
+        self.held.fetch_add(cost, Ordering::Relaxed);
         self.count.fetch_add(1, Ordering::Relaxed);
         let held = Arc::new(Held { of: self.clone(), parts: Mutex::default() });
-        Some(Served { of: self.clone(), cost, held })
+        Some(Served { of: self.clone(), cost, begun: false, held })
+    }
+}
+
+impl Served {
+    /// Waits until it may begin; false: the connection holds too much meanwhile.
+    pub async fn may_begin(&mut self) -> bool {
+        let of = &self.of;
+        let before = of.taken.load(Ordering::Relaxed);
+        while of.taken.load(Ordering::Relaxed) == before && !of.has_room() {
+            // A few more when the time is over: it is the backend that has not answered yet.
+            if timeout(WAIT, of.moved.notified()).await.is_err() {
+                of.make_room();
+            }
+        }
+        if of.is_over(0) {
+            return false;
+        }
+        self.begun = true;
+        of.begun.fetch_add(1, Ordering::Relaxed);
+        true
     }
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
+        self.of.begun.fetch_sub(usize::from(self.begun), Ordering::Relaxed);
+        self.of.moved.notify_waiters();
         self.of.held.fetch_sub(self.cost, Ordering::Relaxed);
         self.of.count.fetch_sub(1, Ordering::Relaxed);
         self.of.ended.send_replace(());
@@ -187,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_hundred_usual_requests_fit_and_a_few_of_the_largest() {
-        let (streams, _ended) = Streams::new(false);
+        let (streams, _ended) = Streams::new(false, Arc::new(Ladder::new(1 << 30)));
         let usual: Vec<_> = (0..100).map(|_| streams.begin(&head(2_000), 100)).collect();
         assert!(usual.iter().all(Option::is_some));
         drop(usual);
@@ -200,10 +319,10 @@ mod tests {
 
     #[test]
     fn answers_that_nobody_takes_are_read_in_small_pieces_in_the_end() {
-        let (streams, _ended) = Streams::new(false);
+        let (streams, _ended) = Streams::new(false, Arc::new(Ladder::new(1 << 30)));
         let served: Vec<_> = (0..100).map(|_| streams.begin(&head(100), 10).unwrap()).collect();
         assert_eq!(served[0].held.piece(), SMALL_PIECE, "the client has taken nothing yet");
-        served.iter().for_each(|stream| stream.held.passed(0, PIECE));
+        served.iter().for_each(|stream| stream.held.passed(0, PIECE, false));
         // The engine takes so many pieces of each, and then waits for the client.
         for stream in &served {
             (0..PIECES).for_each(|_| stream.held.read(stream.held.piece(), 0));
@@ -214,11 +333,11 @@ mod tests {
         // What is read more than the engine can have is not counted; what comes to the client's side is until it is sent.
         (0..1000).for_each(|_| served[0].held.read(1, 0));
         for stream in served.iter().skip(1) {
-            (0..PIECES).for_each(|_| stream.held.passed(PIECE, 0));
+            (0..PIECES).for_each(|_| stream.held.passed(PIECE, 0, false));
         }
         assert_eq!(served[0].held.piece(), SMALL_PIECE, "it is not sent yet");
         for stream in served.iter().skip(1) {
-            stream.held.passed(1, PIECES * PIECE + 1);
+            stream.held.passed(1, PIECES * PIECE + 1, false);
         }
         assert_eq!(served[0].held.piece(), PIECE);
         served[0].held.ahead(BUDGET / 2);
@@ -227,6 +346,69 @@ mod tests {
         served[0].held.keeps(10 * KEPT);
         assert_eq!(served[1].held.piece(), PIECE);
         drop(served);
-        assert_eq!(streams.held.load(Ordering::Relaxed), 0);
+        assert_eq!(streams.cost(), 0);
+    }
+
+    #[test]
+    fn who_takes_no_answers_gets_fewer_of_them() {
+        let (streams, _ended) = Streams::new(false, Arc::new(Ladder::new(1 << 30)));
+        let begin = || streams.begin(&head(100), 10);
+        let mut served: Vec<_> = (0..50).map(|_| begin().unwrap()).collect();
+        // Some are whole, some go on: all wait.
+        served.iter().step_by(2).for_each(|stream| stream.held.passed(100, 0, true));
+        served.iter().skip(1).step_by(2).for_each(|stream| stream.held.read(1, 0));
+        served.extend(std::iter::from_fn(begin).take(100));
+        assert!((60..80).contains(&served.len()), "{}", served.len());
+        assert!(!served[0].held.is_over());
+        for stream in &served {
+            stream.held.read(1, 0);
+        }
+        assert!(served[0].held.is_over(), "those that had begun before");
+        // What is between two parts, and taken, waits for the backend.
+        for stream in &served {
+            (0..2).for_each(|_| stream.held.passed(1, 200, false));
+        }
+        served.retain(|stream| !stream.held.parts.lock().unwrap().ended);
+        assert_eq!(streams.waiting.load(Ordering::Relaxed), 0);
+        served.extend(std::iter::from_fn(begin).take(100));
+        assert!(served.len() > 100, "{}", served.len());
+        drop(served);
+        assert_eq!(streams.cost(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_at_once_begin_when_something_was_taken_or_after_a_while() {
+        let (streams, _ended) = Streams::new(false, Arc::new(Ladder::new(1 << 30)));
+        let begin = || streams.begin(&head(100), 10).unwrap();
+        let mut served: Vec<_> = (0..AT_ONCE).map(|_| begin()).collect();
+        let begun = Instant::now();
+        for stream in &mut served {
+            assert!(stream.may_begin().await);
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        let all = (0..2 * A_FEW).map(|_| begin());
+        let all = futures_util::future::join_all(all.map(async |mut stream| {
+            assert!(stream.may_begin().await);
+            (begun.elapsed(), stream)
+        }));
+        let all = all.await;
+        let waited = |times: u32| all.iter().filter(|(waited, _)| waited.abs_diff(times * WAIT) < WAIT / 10).count();
+        assert_eq!((waited(1), waited(2)), (A_FEW, A_FEW));
+        drop(all);
+        let (mut next, begun) = (begin(), Instant::now());
+        let taken = async { served[0].held.sent(1) };
+        assert!(tokio::join!(next.may_begin(), taken).0);
+        let mut next = begin();
+        let ended = async { drop(served.split_off(1)) };
+        assert!(tokio::join!(next.may_begin(), ended).0);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        // What the others hold is known by then.
+        served.extend((1..AT_ONCE).map(|_| begin()));
+        for stream in &mut served[1..] {
+            assert!(stream.may_begin().await);
+        }
+        let mut next = begin();
+        let full = async { served[0].held.ahead(BUDGET) };
+        assert!(!tokio::join!(next.may_begin(), full).0);
     }
 }

@@ -102,6 +102,13 @@ impl Drop for Slow {
 /// Counts a connection as open while it is.
 struct Counted(Arc<AtomicUsize>);
 
+impl Counted {
+    fn new(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Counted(open.clone())
+    }
+}
+
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
@@ -114,10 +121,7 @@ async fn keep(kind: Kind, number: usize, address: SocketAddr, open: Arc<AtomicUs
             sleep(Duration::from_millis(100)).await;
             continue;
         };
-        open.fetch_add(1, Ordering::Relaxed);
-        let counted = Counted(open.clone());
-        hold(kind, stream).await;
-        drop(counted);
+        hold(kind, stream, || Counted::new(&open)).await;
         thrown_out.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -133,9 +137,10 @@ async fn connect(number: usize, to: SocketAddr) -> std::io::Result<TcpStream> {
     timeout(Duration::from_secs(10), socket.connect(to)).await?
 }
 
-/// Holds a connection until the other side ends it.
-async fn hold(kind: Kind, mut stream: TcpStream) {
+/// Holds a connection until the other side ends it; `open`: it is held from now on.
+async fn hold(kind: Kind, mut stream: TcpStream, open: impl Fn() -> Counted) {
     let head = "POST /slow HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n";
+    let counted = (kind != Kind::NoRequest).then(&open);
     match kind {
         Kind::NoClientHello => until_closed(&mut stream).await,
         Kind::HeadWithoutEnd => drip(&mut stream, head, b"X", 5).await,
@@ -150,10 +155,12 @@ async fn hold(kind: Kind, mut stream: TcpStream) {
         Kind::NoRequest => {
             let mut stream = tokio_openssl::SslStream::new(tls(b"\x08http/1.1"), stream).unwrap();
             if std::pin::Pin::new(&mut stream).connect().await.is_ok() {
+                let _counted = open();
                 let _ = stream.read(&mut [0; 16]).await;
             }
         }
     }
+    drop(counted);
 }
 
 async fn until_closed(stream: &mut TcpStream) {
