@@ -126,6 +126,9 @@ enum Message {
     Close(SyncSender<()>),
 }
 
+/// How long lines are collected, at least, before they are written.
+const BATCH: Duration = Duration::from_millis(10);
+
 /// Longest time that the end of the process waits for the last lines.
 const CLOSING_LIMIT: Duration = Duration::from_secs(2);
 
@@ -262,6 +265,8 @@ fn write_lines(mut output: Output, receiver: &Receiver<Message>, path: Option<&P
             // Nothing waits: what was written goes out before the thread sleeps.
             Err(_) => {
                 let _ = output.flush();
+                // Whoever sends to a thread that waits has to wake it, and each line would be a write of its own.
+                std::thread::park_timeout(BATCH);
                 match receiver.recv_timeout(Duration::from_secs(3600)) {
                     Ok(message) => message,
                     Err(RecvTimeoutError::Timeout) => continue,

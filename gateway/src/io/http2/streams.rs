@@ -286,7 +286,8 @@ impl Served {
 impl Drop for Served {
     fn drop(&mut self) {
         self.of.begun.fetch_sub(usize::from(self.begun), Ordering::Relaxed);
-        self.of.moved.notify_waiters();
+        // Whoever comes next tells the one behind it when it ends, or is refused.
+        self.of.moved.notify_one();
         self.of.held.fetch_sub(self.cost, Ordering::Relaxed);
         self.of.count.fetch_sub(1, Ordering::Relaxed);
         self.of.ended.send_replace(());
@@ -398,15 +399,18 @@ mod tests {
         let (mut next, begun) = (begin(), Instant::now());
         let taken = async { served[0].held.sent(1) };
         assert!(tokio::join!(next.may_begin(), taken).0);
+        drop(next);
         let mut next = begin();
         let ended = async { drop(served.split_off(1)) };
         assert!(tokio::join!(next.may_begin(), ended).0);
+        drop(next);
         assert_eq!(begun.elapsed(), Duration::ZERO);
         // What the others hold is known by then.
         served.extend((1..AT_ONCE).map(|_| begin()));
         for stream in &mut served[1..] {
             assert!(stream.may_begin().await);
         }
+        assert_eq!(streams.begun.load(Ordering::Relaxed), AT_ONCE);
         let mut next = begin();
         let full = async { served[0].held.ahead(BUDGET) };
         assert!(!tokio::join!(next.may_begin(), full).0);
