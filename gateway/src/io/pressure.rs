@@ -111,7 +111,7 @@ impl Ladder {
         1 << share.clamp(*PIECE.start(), most).ilog2()
     }
 
-    /// What may be held of an allowance: all of it while half of the memory is free, and a tenth from [`SCARCE`] on.
+    /// What may be held of an allowance: all of it while half of the memory is free, and a tenth from three quarters of the limit on.
     pub fn of(&self, allowance: usize) -> usize {
         let free = (SCARCE - self.part()) / (SCARCE - CLOSE);
         (allowance as f64 * free.clamp(0.1, 1.0)).round() as usize
