@@ -112,7 +112,7 @@ impl Ladder {
     }
 
     /// What may be held of an allowance: all of it while half of the memory is free, and a tenth from three quarters of the limit on.
-    pub fn of(&self, allowance: usize) -> usize {
+    pub fn allowance(&self, allowance: usize) -> usize {
         let free = (SCARCE - self.part()) / (SCARCE - CLOSE);
         (allowance as f64 * free.clamp(0.1, 1.0)).round() as usize
     }
@@ -177,7 +177,7 @@ mod tests {
         let memory = Ladder::new(1000);
         let allowances = [0, 500, 625, 749, 2000].map(|used| {
             memory.look(used);
-            memory.of(1000)
+            memory.allowance(1000)
         });
         assert_eq!(allowances, [1000, 1000, 500, 100, 100]);
     }

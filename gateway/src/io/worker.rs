@@ -156,8 +156,10 @@ async fn accept(scheme: Scheme, listener: TcpListener, serve: Arc<Serve>, admiss
                     Ok(admitted) => {
                         let serve = serve.clone();
                         tokio::spawn(async move { serve.connection(scheme, tcp, peer, admitted).await });
-                        // However many have come, those who are here already go on between two of them.
-                        behind_others().await;
+                        // However many have come, those who are here already go on between two of them; in a drain there is no time for that.
+                        if closes_at.is_none() {
+                            behind_others().await;
+                        }
                     }
                 }
             }

@@ -126,7 +126,7 @@ enum Message {
     Close(SyncSender<()>),
 }
 
-/// How long lines are collected, at least, before they are written.
+/// How long the writer lets lines collect when it has written all of them; one that comes later is written at once.
 const BATCH: Duration = Duration::from_millis(10);
 
 /// Longest time that the end of the process waits for the last lines.

@@ -27,11 +27,11 @@ const TIMES: usize = 3;
 /// Bytes that a field costs besides its name and value (RFC 9113, 6.5.2).
 const FIELD: usize = 32;
 
-/// Streams that begin at once. More of them begin when the client has taken something, or a few after each [`WAIT`]: what answers cost that
-/// nobody takes is known only when they are there.
+/// Streams that begin at once. A few more begin each time when the client has taken something, and after each [`WAIT`]: what answers cost
+/// that nobody takes is known only when they are there.
 const AT_ONCE: usize = 32;
 
-/// How many begin after each wait, and how long that is: most backends have answered by then.
+/// How many those are, and how long the wait is: most backends have answered by then.
 const A_FEW: usize = 16;
 const WAIT: Duration = Duration::from_millis(50);
 
@@ -41,11 +41,11 @@ pub struct Streams {
     count: AtomicUsize,
     /// Those of them that have begun.
     begun: AtomicUsize,
+    /// How many begin without a wait.
+    at_once: usize,
     /// How many may have begun, and since when so many may.
     may_begin: Mutex<(usize, Instant)>,
-    /// How often something was taken of an answer.
-    taken: AtomicUsize,
-    /// Something was, or a stream has ended.
+    /// More may have begun, or a stream has ended.
     moved: Notify,
     held: AtomicUsize,
     /// Those whose answers wait for the client.
@@ -171,8 +171,7 @@ impl Held {
 
     fn sends(&self, parts: &mut Parts, sent: usize) {
         if std::mem::replace(&mut parts.sent, sent) < sent {
-            self.of.taken.fetch_add(1, Ordering::Relaxed);
-            self.of.moved.notify_waiters();
+            self.of.make_room(Duration::ZERO);
         }
     }
 
@@ -194,13 +193,13 @@ impl Streams {
     /// None yet; what is received is told when one ends. `trusted`: the connection is a proxy's of ours, and carries many clients.
     pub fn new(trusted: bool, memory: Arc<Ladder>) -> (Arc<Streams>, watch::Receiver<()>) {
         let (ended, receiver) = watch::channel(());
-        let budget = if trusted { TRUSTED_BUDGET } else { BUDGET };
+        let (budget, at_once) = if trusted { (TRUSTED_BUDGET, usize::MAX) } else { (BUDGET, AT_ONCE) };
         let none = AtomicUsize::default;
         let streams = Streams {
             count: none(),
             begun: none(),
-            may_begin: Mutex::new((AT_ONCE, Instant::now())),
-            taken: none(),
+            at_once,
+            may_begin: Mutex::new((at_once, Instant::now())),
             moved: Notify::new(),
             held: none(),
             waiting: none(),
@@ -223,24 +222,29 @@ impl Streams {
 
     /// Whether that, and so much more, is more than may be.
     fn is_over(&self, more: usize) -> bool {
-        self.cost() + more > self.memory.of(self.budget)
+        self.cost() + more > self.memory.allowance(self.budget)
     }
 
     /// Whether one more may begin.
     fn has_room(&self) -> bool {
         let begun = self.begun.load(Ordering::Relaxed);
         let mut may_begin = self.may_begin.lock().unwrap_or_else(PoisonError::into_inner);
-        if begun < AT_ONCE {
-            may_begin.0 = AT_ONCE;
+        if begun < self.at_once {
+            may_begin.0 = self.at_once;
         }
         begun < may_begin.0
     }
 
-    /// A few more may begin, for all who have waited so long.
-    fn make_room(&self) {
+    /// A few more may begin, where none more could for so long.
+    fn make_room(&self, after: Duration) {
+        let begun = self.begun.load(Ordering::Relaxed);
+        if begun < self.at_once {
+            return;
+        }
         let mut may_begin = self.may_begin.lock().unwrap_or_else(PoisonError::into_inner);
-        if may_begin.1.elapsed() >= WAIT {
-            *may_begin = (self.begun.load(Ordering::Relaxed).max(AT_ONCE) + A_FEW, Instant::now());
+        if may_begin.1.elapsed() >= after {
+            *may_begin = (begun + A_FEW, Instant::now());
+            self.moved.notify_waiters();
         }
     }
 
@@ -267,11 +271,10 @@ impl Served {
     /// Waits until it may begin; false: the connection holds too much meanwhile.
     pub async fn may_begin(&mut self) -> bool {
         let of = &self.of;
-        let before = of.taken.load(Ordering::Relaxed);
-        while of.taken.load(Ordering::Relaxed) == before && !of.has_room() {
+        while !of.has_room() {
             // A few more when the time is over: it is the backend that has not answered yet.
             if timeout(WAIT, of.moved.notified()).await.is_err() {
-                of.make_room();
+                of.make_room(WAIT);
             }
         }
         if of.is_over(0) {
@@ -405,6 +408,11 @@ mod tests {
         assert!(tokio::join!(next.may_begin(), ended).0);
         drop(next);
         assert_eq!(begun.elapsed(), Duration::ZERO);
+        let (of_proxy, _ended) = Streams::new(true, streams.memory.clone());
+        for stream in &mut (0..100).map(|_| of_proxy.begin(&head(100), 10).unwrap()).collect::<Vec<_>>() {
+            assert!(stream.may_begin().await);
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO, "a trusted proxy carries many clients");
         // What the others hold is known by then.
         served.extend((1..AT_ONCE).map(|_| begin()));
         for stream in &mut served[1..] {
