@@ -82,7 +82,7 @@ impl Queue {
 
 /// The turn, until it is dropped.
 #[derive(Debug)]
-struct Turn(Arc<Mutex<Queue>>);
+pub struct Turn(Arc<Mutex<Queue>>);
 
 impl Drop for Turn {
     fn drop(&mut self) {
@@ -104,7 +104,7 @@ impl Drop for Turn {
 }
 
 /// Everything that is ready to run has run: what was, and what has come from the kernel since.
-async fn everything_else() {
+pub async fn everything_else() {
     behind_others().await;
     // The kernel is asked.
     tokio::task::yield_now().await;
@@ -129,7 +129,7 @@ pub type Next = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 impl Turns {
     /// Waits for the turn. `network`: of whoever wants to begin something; `None`: it has begun.
-    async fn acquire(&self, network: Option<IpAddr>) -> Option<Turn> {
+    pub async fn acquire(&self, network: Option<IpAddr>) -> Option<Turn> {
         let told = {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             if !std::mem::replace(&mut queue.taken, true) {

@@ -187,8 +187,9 @@ fn requests_that_hold_much_at_a_time_are_refused() {
     }
     let refused = raw.until(|frame| frame.kind == RST_STREAM).unwrap();
     assert_eq!(refused.code(), 7, "REFUSED_STREAM, which a client may send again");
-    assert!(refused.stream > 20, "{refused:?}");
-    gateway.wait_metric("sluicegate_rejected_total", &["RequestsTooLarge"], 30.0);
+    assert!((10..30).contains(&refused.stream), "{refused:?}");
+    let served = (refused.stream - 1) / 2;
+    gateway.wait_metric("sluicegate_rejected_total", &["RequestsTooLarge"], f64::from(40 - served));
 }
 
 #[test]
@@ -202,7 +203,7 @@ fn who_takes_no_answers_gets_fewer_of_them() {
     let ends: Vec<Frame> =
         std::iter::from_fn(|| raw.until(|frame| matches!(frame.kind, HEADERS | RST_STREAM))).take(100).collect();
     let refused: Vec<&Frame> = ends.iter().filter(|frame| frame.kind == RST_STREAM).collect();
-    assert!((30..70).contains(&refused.len()), "{}", refused.len());
+    assert!((60..85).contains(&refused.len()), "{}", refused.len());
     assert!(refused.iter().all(|frame| frame.code() == 7), "REFUSED_STREAM, which a client may send again");
     // Who takes them after all gets everything.
     raw.send(SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255]);

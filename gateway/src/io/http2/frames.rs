@@ -54,6 +54,7 @@ mod frame {
 pub struct Watched {
     spent: AtomicBool,
     in_head: AtomicBool,
+    takes_turns: AtomicBool,
     changed: Notify,
 }
 
@@ -68,7 +69,17 @@ impl Watched {
         self.in_head.load(Ordering::Relaxed)
     }
 
-    /// Resolves when one of the two may have changed.
+    /// Whether it has caused so much work that it takes turns with its like.
+    pub fn takes_turns(&self) -> bool {
+        self.takes_turns.load(Ordering::Relaxed)
+    }
+
+    /// That it does, or does not any more.
+    pub fn set_takes_turns(&self, takes_turns: bool) {
+        self.takes_turns.store(takes_turns, Ordering::Relaxed);
+    }
+
+    /// Resolves when one of the first two may have changed.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }

@@ -1,6 +1,7 @@
 //! HTTP/2 connections: the loop that takes streams, one by one, and ends the connection when it has to.
 
 pub mod frames;
+mod group;
 mod stream;
 pub mod streams;
 
@@ -26,6 +27,7 @@ use super::pressure::Pressure;
 use super::turns::behind_others;
 use crate::observe::cells::Rejection;
 use frames::Watched;
+use group::Group;
 use stream::WatchedStream;
 use streams::Streams;
 
@@ -117,6 +119,7 @@ impl Serve {
         let mut pressure = self.shared.memory.subscribe();
         let old_at = settings.connection_age().map(|age| Instant::now() + age);
         let (streams, mut ended) = Streams::new(info.connection.trusted, self.shared.memory.clone());
+        let group = Group::new(&info.connection, watched.clone(), self.frames.clone());
         // While no stream is served: a place among those that wait, and when the wait has lasted too long.
         let mut waiting: Option<(Idle<'_>, Instant)> = None;
         loop {
@@ -187,7 +190,7 @@ impl Serve {
             match accepted {
                 Ok(Some(H2Accept::Session(session))) => {
                     of_next = stream_digest(&digest, info);
-                    self.serve_stream(session, info.connection.trusted, &streams);
+                    self.serve_stream(session, info.connection.trusted, &streams, &group);
                     // It begins, and others go on, before the next one: whether there is room for that is known then.
                     behind_others().await;
                     state.served = true;
@@ -215,7 +218,7 @@ impl Serve {
         }
     }
 
-    fn serve_stream(&self, mut session: H2Session, trusted: bool, streams: &Arc<Streams>) {
+    fn serve_stream(&self, mut session: H2Session, trusted: bool, streams: &Arc<Streams>, group: &Group) {
         let may_have = self.shared.room.streams(&self.cells, &self.shared.cells);
         if streams.count() >= may_have && !trusted {
             self.cells.reject(Rejection::TooManyStreams);
@@ -231,10 +234,16 @@ impl Serve {
             let _ = info.held.set(served.held.clone());
         }
         let (proxy, draining, cells) = (self.proxy.clone(), self.draining.clone(), self.cells.clone());
+        let (shared, streams) = (self.shared.clone(), streams.clone());
         let patience = Duration::from_secs(self.shared.settings.timeouts.stream.into());
-        tokio::spawn(async move {
+        group.spawn(async move {
             if !served.may_begin().await {
                 cells.reject(Rejection::RequestsTooLarge);
+                return session.shutdown_with_reason(ErrorCode::REFUSED_STREAM);
+            }
+            // Others have begun while it waited for that.
+            if streams.begun() > shared.room.streams(&cells, &shared.cells) && !trusted {
+                cells.reject(Rejection::TooManyStreams);
                 return session.shutdown_with_reason(ErrorCode::REFUSED_STREAM);
             }
             tokio::select! {

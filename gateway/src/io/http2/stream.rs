@@ -55,7 +55,12 @@ impl WatchedStream {
 impl WatchedStream {
     /// Ready when something may be read: at once, but for a client that has sent much that costs much, which takes turns with its like.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.has_turn || !self.watch.takes_turns(Instant::now()) {
+        if self.has_turn {
+            return Poll::Ready(());
+        }
+        let takes_turns = self.watch.takes_turns(Instant::now());
+        self.watched.set_takes_turns(takes_turns);
+        if !takes_turns {
             return Poll::Ready(());
         }
         let (turns, network) = (&self.turns, self.network);

@@ -1,7 +1,7 @@
 //! The streams of a connection that are served: how many, and what their requests and answers hold.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,13 +21,16 @@ pub const TRUSTED_BUDGET: usize = 8 * BUDGET;
 /// What a stream costs besides its head.
 const EACH: usize = 2 * 1024;
 
-/// How often a head is held while it is forwarded, as `measure connections` finds: as it came, as it goes, and what holds both.
-const TIMES: usize = 3;
+/// How often a head is held: as it came, and what holds that. While it is forwarded, also as it goes (`measure connections` finds three).
+const TIMES: usize = 2;
+
+/// What heads may hold of the budget. The rest is for answers: how large those are is not known yet.
+const HEADS_PERCENT: usize = 65;
 
 /// Bytes that a field costs besides its name and value (RFC 9113, 6.5.2).
 const FIELD: usize = 32;
 
-/// Streams that begin at once. A few more begin each time when the client has taken something, and after each [`WAIT`]: what answers cost
+/// Streams that begin at once, where their answers would have room if nobody took them. A few more begin each time when the client has taken something, and after each [`WAIT`]: what answers cost
 /// that nobody takes is known only when they are there.
 const AT_ONCE: usize = 24;
 
@@ -35,7 +38,7 @@ const AT_ONCE: usize = 24;
 const A_FEW: usize = 8;
 const WAIT: Duration = Duration::from_millis(50);
 
-/// How long a stream waits where those that have begun hold too much, before it is refused.
+/// How long a stream waits where those that have begun hold too much and the client takes nothing of them, before it is refused.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// See the module.
@@ -44,10 +47,15 @@ pub struct Streams {
     count: AtomicUsize,
     /// Those of them that have begun.
     begun: AtomicUsize,
-    /// How many begin without a wait.
+    /// How many begin without a wait, at most.
     at_once: usize,
     /// How many may have begun, and since when so many may.
     may_begin: Mutex<(usize, Instant)>,
+    /// When the client took something last.
+    taken: Mutex<Instant>,
+    /// Streams were refused because those that have begun hold too much. What the refused ones leave is not for others: it would be as
+    /// before a moment later.
+    is_stuck: AtomicBool,
     /// More may have begun, or a stream has ended.
     moved: Notify,
     held: AtomicUsize,
@@ -62,7 +70,9 @@ pub struct Streams {
 #[derive(Debug)]
 pub struct Served {
     of: Arc<Streams>,
+    /// What its head costs, and how much more that is when it has begun.
     cost: usize,
+    forwarded: usize,
     begun: bool,
     /// What is not sent of its answer.
     pub held: Arc<Held>,
@@ -81,7 +91,7 @@ const SMALL_PIECE: usize = 1024;
 const KEPT: usize = 64 * 1024;
 
 /// What a stream costs besides, while its answer waits for the client: what the engine needs for a request, which the backend holds else.
-const ANSWER: usize = 24 * 1024;
+const ANSWER: usize = 36 * 1024;
 
 /// What a stream holds besides its head: of its answer what is not sent, at most, and what is kept of its request's body.
 #[derive(Debug)]
@@ -174,6 +184,8 @@ impl Held {
 
     fn sends(&self, parts: &mut Parts, sent: usize) {
         if std::mem::replace(&mut parts.sent, sent) < sent {
+            *self.of.taken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            self.of.is_stuck.store(false, Ordering::Relaxed);
             self.of.make_room(Duration::ZERO);
         }
     }
@@ -203,6 +215,8 @@ impl Streams {
             begun: none(),
             at_once,
             may_begin: Mutex::new((at_once, Instant::now())),
+            taken: Mutex::new(Instant::now()),
+            is_stuck: AtomicBool::new(false),
             moved: Notify::new(),
             held: none(),
             waiting: none(),
@@ -218,6 +232,11 @@ impl Streams {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// Those of them that have begun.
+    pub fn begun(&self) -> usize {
+        self.begun.load(Ordering::Relaxed)
+    }
+
     /// What they cost in all, in bytes.
     fn cost(&self) -> usize {
         self.held.load(Ordering::Relaxed) + self.waiting.load(Ordering::Relaxed) * ANSWER
@@ -228,25 +247,31 @@ impl Streams {
         self.cost() > self.memory.allowance(self.budget)
     }
 
+    /// How many begin without a wait now.
+    fn at_once(&self) -> usize {
+        let left = self.memory.allowance(self.budget).saturating_sub(self.held.load(Ordering::Relaxed));
+        self.at_once.min((left / ANSWER).max(1))
+    }
+
     /// Whether one more may begin.
     fn has_room(&self) -> bool {
-        let begun = self.begun.load(Ordering::Relaxed);
+        let (begun, at_once) = (self.begun(), self.at_once());
         let mut may_begin = self.may_begin.lock().unwrap_or_else(PoisonError::into_inner);
-        if begun < self.at_once {
-            may_begin.0 = self.at_once;
+        if begun < at_once {
+            may_begin.0 = at_once;
         }
         begun < may_begin.0
     }
 
     /// A few more may begin, where none more could for so long.
     fn make_room(&self, after: Duration) {
-        let begun = self.begun.load(Ordering::Relaxed);
-        if begun < self.at_once {
+        let (begun, at_once) = (self.begun(), self.at_once());
+        if begun < at_once {
             return;
         }
         let mut may_begin = self.may_begin.lock().unwrap_or_else(PoisonError::into_inner);
         if may_begin.1.elapsed() >= after {
-            *may_begin = (begun + A_FEW, Instant::now());
+            *may_begin = (begun + A_FEW.min(at_once), Instant::now());
             self.moved.notify_waiters();
         }
     }
@@ -259,14 +284,15 @@ impl Streams {
     /// Serves one with these fields; `None`: the connection's requests hold too much already.
     pub fn begin(self: &Arc<Self>, headers: &HeaderMap, target: usize) -> Option<Served> {
         let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
-        let cost = EACH + TIMES * (fields + target);
-        if self.held.load(Ordering::Relaxed) + cost > self.memory.allowance(self.budget) {
+        let forwarded = fields + target;
+        let cost = EACH + TIMES * forwarded;
+        if self.held.load(Ordering::Relaxed) + cost > self.memory.allowance(self.budget) / 100 * HEADS_PERCENT {
             return None;
         }
         self.held.fetch_add(cost, Ordering::Relaxed);
         self.count.fetch_add(1, Ordering::Relaxed);
         let held = Arc::new(Held { of: self.clone(), parts: Mutex::default() });
-        Some(Served { of: self.clone(), cost, begun: false, held })
+        Some(Served { of: self.clone(), cost, forwarded, begun: false, held })
     }
 }
 
@@ -275,9 +301,11 @@ impl Served {
     pub async fn may_begin(&mut self) -> bool {
         let of = &self.of;
         let since = Instant::now();
-        while !of.has_room() || of.is_over() {
-            // Many answers at once are taken in a moment; who takes none is still there.
-            if since.elapsed() >= PATIENCE && of.is_over() {
+        while !of.has_room() || of.is_over() || of.is_stuck.load(Ordering::Relaxed) {
+            // Many answers at once are taken in a moment, or go on being taken; who takes nothing is told so.
+            let idle = of.taken.lock().unwrap_or_else(PoisonError::into_inner).max(since).elapsed();
+            if idle >= PATIENCE && (of.is_over() || of.is_stuck.load(Ordering::Relaxed)) {
+                of.is_stuck.store(true, Ordering::Relaxed);
                 return false;
             }
             // A few more when the time is over: it is the backend that has not answered yet.
@@ -285,15 +313,20 @@ impl Served {
                 of.make_room(WAIT);
             }
         }
-        self.begun = true;
         of.begun.fetch_add(1, Ordering::Relaxed);
+        of.held.fetch_add(self.forwarded, Ordering::Relaxed);
+        self.cost += self.forwarded;
+        self.begun = true;
         true
     }
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.of.begun.fetch_sub(usize::from(self.begun), Ordering::Relaxed);
+        if self.begun {
+            self.of.begun.fetch_sub(1, Ordering::Relaxed);
+            self.of.is_stuck.store(false, Ordering::Relaxed);
+        }
         // Whoever comes next tells the one behind it when it ends, or is refused.
         self.of.moved.notify_one();
         self.of.held.fetch_sub(self.cost, Ordering::Relaxed);
@@ -361,7 +394,7 @@ mod tests {
     #[test]
     fn a_stream_whose_answer_waits_counts_more() {
         let (streams, _ended) = Streams::new(false, Arc::new(Ladder::new(1 << 30)));
-        let served: Vec<_> = (0..56).map(|_| streams.begin(&head(100), 10).unwrap()).collect();
+        let served: Vec<_> = (0..44).map(|_| streams.begin(&head(100), 10).unwrap()).collect();
         // Some are whole, some go on: all wait.
         served.iter().step_by(4).for_each(|stream| stream.held.passed(100, 0, true));
         served.iter().skip(1).step_by(4).for_each(|stream| stream.held.read(1, 0));
@@ -373,6 +406,39 @@ mod tests {
         assert!(!served[0].held.is_over());
         drop(served);
         assert_eq!(streams.cost(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_requests_are_large_fewer_begin_at_once() {
+        let (streams, _ended) = Streams::new(false, Arc::new(Ladder::new(1 << 30)));
+        let mut large: Vec<_> = std::iter::from_fn(|| streams.begin(&head(3_000), 100)).collect();
+        assert!((70..90).contains(&large.len()), "{}", large.len());
+        let (begun, mut at_once) = (Instant::now(), 0);
+        for stream in &mut large {
+            assert!(stream.may_begin().await);
+            at_once += usize::from(begun.elapsed().is_zero());
+        }
+        assert!((5..AT_ONCE / 2).contains(&at_once), "{at_once}: so many answers have room");
+        drop(large);
+        assert_eq!(streams.cost(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_refused_streams_leave_is_for_nobody_until_something_is_taken() {
+        let (streams, _ended) = Streams::new(false, Arc::new(Ladder::new(1 << 30)));
+        let mut large: Vec<_> = std::iter::from_fn(|| streams.begin(&head(3_000), 100)).collect();
+        assert!(large[0].may_begin().await);
+        large[0].held.ahead(BUDGET / 2);
+        let waiting = &mut large[1..];
+        let refused = async |stream: &mut Served| !stream.may_begin().await;
+        let all = futures_util::future::join_all(waiting.iter_mut().map(refused)).await;
+        assert!(all.iter().all(|refused| *refused));
+        drop(large.split_off(1));
+        assert!(!streams.is_over());
+        let mut next = streams.begin(&head(100), 10).unwrap();
+        assert!(!next.may_begin().await);
+        large[0].held.sent(1);
+        assert!(next.may_begin().await);
     }
 
     #[tokio::test(start_paused = true)]
@@ -413,9 +479,18 @@ mod tests {
         for stream in &mut served[1..] {
             assert!(stream.may_begin().await);
         }
-        assert_eq!(streams.begun.load(Ordering::Relaxed), AT_ONCE);
-        let mut next = begin();
-        let full = async { served[0].held.ahead(BUDGET) };
-        assert!(!tokio::join!(next.may_begin(), full).0);
+        assert_eq!(streams.begun(), AT_ONCE);
+        let (mut next, begun) = (begin(), Instant::now());
+        served[0].held.ahead(BUDGET);
+        let taken = async {
+            tokio::time::sleep(PATIENCE / 2).await;
+            served[0].held.sent(2);
+        };
+        assert!(!tokio::join!(next.may_begin(), taken).0);
+        let waited = begun.elapsed();
+        assert!(
+            (PATIENCE * 3 / 2..PATIENCE * 3 / 2 + 2 * WAIT).contains(&waited),
+            "{waited:?}, and something was taken"
+        );
     }
 }

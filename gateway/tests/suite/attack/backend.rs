@@ -1,15 +1,27 @@
 //! A backend that costs little: 128 bytes for everything, a megabyte for `/large`, and nothing for `/slow`, which it never answers.
 
 use std::net::SocketAddr;
+use std::sync::{LazyLock, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::apart::Apart;
+
 /// Shared by all: attackers leave many of them unread.
 static BODY: [u8; 1 << 20] = [b'x'; 1 << 20];
 
-/// Starts it.
-pub fn start() -> SocketAddr {
+/// Where it is; one for all attacks.
+pub fn address() -> SocketAddr {
+    static BACKEND: LazyLock<(SocketAddr, Mutex<Apart>)> = LazyLock::new(|| {
+        let mut process = Apart::start("backend", "");
+        (process.says().parse().unwrap(), Mutex::new(process))
+    });
+    BACKEND.0
+}
+
+/// Serves, on a thread.
+pub fn run() -> SocketAddr {
     let (send, receive) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         super::high_priority();

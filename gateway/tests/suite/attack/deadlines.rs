@@ -205,7 +205,7 @@ fn behind_proxy() -> Gateway {
         json!({"handshake": 2, "firstByte": 2, "head": 2, "keepAlive": 3, "body": 2, "clientWrite": 2}),
         json!({}),
     );
-    Start::with(&crate::backends::everything_to(&[super::backend::start()]))
+    Start::with(&crate::backends::everything_to(&[super::backend::address()]))
         .set("timeouts", timeouts)
         .set("trustedProxies", json!(["127.0.0.9/32"]))
         .set("proxyProtocol", json!(["127.0.0.9/32"]))

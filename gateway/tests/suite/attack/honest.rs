@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::apart::Apart;
 use super::tls;
 use crate::client::h2c;
 use crate::harness::Gateway;
@@ -43,6 +45,17 @@ impl Outcome {
         self.times.get(self.times.len().saturating_sub(1).min(self.times.len() * 99 / 100)).copied().unwrap_or(LIMIT)
     }
 
+    fn to_line(&self) -> String {
+        let times: Vec<_> =
+            self.times.iter().map(Duration::as_micros).map(|micros| u64::try_from(micros).unwrap()).collect();
+        json!([self.sent, self.failed, times, self.why]).to_string()
+    }
+
+    fn parse(line: &str) -> Outcome {
+        let (sent, failed, times, why): (_, _, Vec<u64>, _) = serde_json::from_str(line).unwrap();
+        Outcome { sent, failed, times: times.into_iter().map(Duration::from_micros).collect(), why }
+    }
+
     /// Share of requests that were answered with 200.
     pub fn success(&self) -> f64 {
         1.0 - self.failed as f64 / self.sent as f64
@@ -51,11 +64,19 @@ impl Outcome {
 
 /// Sends so many requests a second for so long; clients begin evenly spread, and each waits for its answer.
 pub fn traffic(gateway: &Gateway, per_second: u32, duration: Duration) -> Outcome {
-    let (http, https) = (gateway.http, gateway.https);
-    std::thread::scope(|scope| scope.spawn(|| run(http, https, per_second, duration)).join().unwrap())
+    let arguments = format!("{} {} {per_second} {}", gateway.http, gateway.https, duration.as_millis());
+    Outcome::parse(&Apart::start("honest", &arguments).says())
 }
 
-fn run(http: SocketAddr, https: SocketAddr, per_second: u32, duration: Duration) -> Outcome {
+/// Does so, with what [`traffic`] gives.
+pub fn run(arguments: &str) -> String {
+    let arguments: Vec<_> = arguments.split(' ').collect();
+    let [http, https, per_second, millis] = arguments[..] else { panic!("{arguments:?}") };
+    let duration = Duration::from_millis(millis.parse().unwrap());
+    send(http.parse().unwrap(), https.parse().unwrap(), per_second.parse().unwrap(), duration).to_line()
+}
+
+fn send(http: SocketAddr, https: SocketAddr, per_second: u32, duration: Duration) -> Outcome {
     super::high_priority();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let results = Arc::new(Mutex::new(Outcome { sent: 0, failed: 0, times: Vec::new(), why: Vec::new() }));
@@ -93,12 +114,13 @@ async fn client(
     let mut due = first;
     while due < end {
         tokio::time::sleep_until(due.into()).await;
+        let begun = Instant::now();
         let answered = timeout(LIMIT, ask(kind, address, &mut connection)).await;
         let answered = answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let mut results = results.lock().unwrap();
         results.sent += 1;
         match answered {
-            Ok(()) => results.times.push(due.elapsed()),
+            Ok(()) => results.times.push(begun.elapsed()),
             Err(error) => {
                 connection = None;
                 results.failed += 1;

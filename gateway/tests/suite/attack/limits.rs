@@ -46,7 +46,7 @@ fn beside(table: &Table, attack: &str, alone: &Outcome, with: &Outcome, times: i
     let why = if with.why.is_empty() { String::new() } else { format!(" ({})", with.why.join("; ")) };
     table.row(attack, &format!("{success}{why}"), "≥ 99.9 %", with.success() >= 0.999);
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
-    let figure = format!("p99 {:.1} ms, alone {:.1} ms", milliseconds(with.p99()), milliseconds(alone.p99()));
+    let figure = format!("p99 {:.2} ms, alone {:.2} ms", milliseconds(with.p99()), milliseconds(alone.p99()));
     let Some(times) = times.into() else { return table.row(attack, &figure, "none", true) };
     // Built for tests everything takes many times as long: only that it is answered counts.
     let limit = scaled(Duration::from_secs(5), alone.p99() * times);
@@ -174,12 +174,27 @@ fn answers(gateway: &Gateway) -> Option<Raw> {
     Some(raw)
 }
 
+/// The same, with requests that fill what a connection may hold.
+fn both(gateway: &Gateway) -> Option<Raw> {
+    let mut raw = Raw::try_connect(gateway.https, &[(4, 0)])?;
+    let large = vec![b'x'; 3_000];
+    for stream in 0..100 {
+        raw.head(2 * stream + 1, END_STREAM, &request(b"GET", b"/large", &[(b"x-a", &large)]));
+    }
+    Some(raw)
+}
+
+/// What bombs are made of.
+type Bomb = fn(&Gateway) -> Option<Raw>;
+const BOMBS: [(&str, Bomb); 3] =
+    [("requests of 30 KiB", bomb), ("answers of 1 MiB", answers), ("requests of 3 KiB, answers of 1 MiB", both)];
+
 fn bombs(table: &Table) {
-    for (name, bomb) in [("requests of 30 KiB", bomb as fn(&Gateway) -> Option<Raw>), ("answers of 1 MiB", answers)] {
-        let gateway = start_with(json!({}), scaled(json!({"clientWrite": 3}), json!({})));
-        let limit = Duration::from_secs(scaled(3, 30));
-        // What the first ones bring along is everybody's.
-        drop((0..10).map(|_| bomb(&gateway)).collect::<Vec<_>>());
+    for (name, bomb) in BOMBS {
+        let gateway = start_with(json!({}), scaled(json!({"clientWrite": 8}), json!({})));
+        let limit = Duration::from_secs(scaled(8, 30));
+        // What the first one brings along is everybody's.
+        drop(bomb(&gateway));
         gateway.wait_metric("sluicegate_connections", &["https"], 0.0);
         let count = scaled(10, 100);
         let before = memory(&gateway, "VmRSS");
@@ -212,7 +227,7 @@ fn bombs(table: &Table) {
                 if stop.load(std::sync::atomic::Ordering::Relaxed) {
                     break;
                 }
-                held.push(if number % 2 == 0 { bomb(&gateway) } else { answers(&gateway) });
+                held.push(BOMBS[number % BOMBS.len()].1(&gateway));
             }
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 std::thread::park_timeout(Duration::from_millis(20));
@@ -271,7 +286,7 @@ fn too_many_connections(table: &Table) {
 fn log_lines(table: &Table) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("access.log");
-    let gateway = crate::harness::Start::with(&crate::backends::everything_to(&[super::backend::start()]))
+    let gateway = crate::harness::Start::with(&crate::backends::everything_to(&[super::backend::address()]))
         .set("accessLog", json!({"path": path}))
         .ready();
     let count = scaled(500, 20_000);

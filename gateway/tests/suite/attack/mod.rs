@@ -5,6 +5,7 @@
 //! In the world attackers are on other machines; here they share all CPUs but the gateway's with honest clients and the backend, which come
 //! first.
 
+mod apart;
 mod backend;
 mod deadlines;
 mod floods;
@@ -105,7 +106,7 @@ pub fn start_with(mut limits: Value, timeouts: Value) -> Limited {
     if group.is_none() {
         limits["memory"] = json!(MEMORY);
     }
-    let start = Start::with(&everything_to(&[backend::start()]))
+    let start = Start::with(&everything_to(&[backend::address()]))
         // The other CPUs are for everybody else.
         .set("workers", json!(1))
         .set("pin", json!(true))
