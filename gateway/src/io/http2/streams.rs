@@ -253,6 +253,11 @@ impl Streams {
         self.at_once.min((left / ANSWER).max(1))
     }
 
+    /// Whether what refused streams have left is for nobody. Those that have begun are waited for: without any there is nothing to wait for.
+    fn is_stuck(&self) -> bool {
+        self.is_stuck.load(Ordering::Relaxed) && self.begun() > 0
+    }
+
     /// Whether one more may begin.
     fn has_room(&self) -> bool {
         let (begun, at_once) = (self.begun(), self.at_once());
@@ -301,10 +306,10 @@ impl Served {
     pub async fn may_begin(&mut self) -> bool {
         let of = &self.of;
         let since = Instant::now();
-        while !of.has_room() || of.is_over() || of.is_stuck.load(Ordering::Relaxed) {
+        while !of.has_room() || of.is_over() || of.is_stuck() {
             // Many answers at once are taken in a moment, or go on being taken; who takes nothing is told so.
             let idle = of.taken.lock().unwrap_or_else(PoisonError::into_inner).max(since).elapsed();
-            if idle >= PATIENCE && (of.is_over() || of.is_stuck.load(Ordering::Relaxed)) {
+            if idle >= PATIENCE && (of.is_over() || of.is_stuck()) {
                 of.is_stuck.store(true, Ordering::Relaxed);
                 return false;
             }
@@ -439,6 +444,17 @@ mod tests {
         assert!(!next.may_begin().await);
         large[0].held.sent(1);
         assert!(next.may_begin().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_refused_for_want_of_memory_is_served_when_there_is_some() {
+        let (streams, _ended) = Streams::new(false, Arc::new(Ladder::new(1 << 30)));
+        let mut waiting = streams.begin(&head(100), 10).unwrap();
+        // What waits is more than may be by now, and nothing has begun that would end.
+        waiting.held.ahead(2 * BUDGET);
+        assert!(!waiting.may_begin().await);
+        drop(waiting);
+        assert!(streams.begin(&head(100), 10).unwrap().may_begin().await);
     }
 
     #[tokio::test(start_paused = true)]
