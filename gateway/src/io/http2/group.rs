@@ -130,8 +130,8 @@ struct Stream {
 
 impl Stream {
     fn go_on(self: Arc<Self>) {
-        // What wakes it from now on, it has not seen yet.
-        self.queued.store(false, Ordering::Relaxed);
+        // What wakes it from now on, it has not seen yet; what did before, it sees.
+        self.queued.swap(false, Ordering::AcqRel);
         let waker = Waker::from(self.clone());
         let mut future = self.future.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(going) = future.as_mut() else { return };
@@ -145,7 +145,7 @@ impl Stream {
 
 impl Wake for Stream {
     fn wake(self: Arc<Self>) {
-        if !self.queued.swap(true, Ordering::Relaxed) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
             let of = self.of.clone();
             let mut state = of.state();
             state.ready.push_back(self);
@@ -172,10 +172,10 @@ mod tests {
     use super::*;
     use crate::phase::Scheme;
 
-    fn group(trusted: bool) -> Group {
+    fn group(trusted: bool, watched: &Arc<Watched>, turns: &Arc<Turns>) -> Group {
         let address = ([192, 0, 2, 1], 443).into();
         let of = Connection { trusted, ..Connection::new(Scheme::Https, address, address) };
-        Group::new(&of, Arc::default(), Arc::default())
+        Group::new(&of, watched.clone(), turns.clone())
     }
 
     /// Waits, as a task that is ready all the time, until all streams have ended; `each`: whenever it is its turn.
@@ -209,7 +209,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_few_streams_go_on_before_others_do() {
-        let group = group(false);
+        let group = group(false, &Arc::default(), &Arc::default());
         let polls = busy(&group, 100, 3);
         let all = polls.clone();
         until_all_have_ended(group, move |times| {
@@ -222,16 +222,9 @@ mod tests {
 
     #[tokio::test]
     async fn those_of_clients_that_cause_much_work_go_on_one_at_a_time() {
-        let (one, turns) = (group(false), Arc::default());
-        let watched = Arc::new(Watched::default());
+        let (watched, turns) = (Arc::new(Watched::default()), Arc::default());
         watched.set_takes_turns(true);
-        let groups: Vec<_> = (0..10)
-            .map(|_| {
-                let Shared { at_a_time, network, .. } = *one.0;
-                let (watched, turns, state) = (watched.clone(), Arc::clone(&turns), Mutex::default());
-                Group(Arc::new(Shared { at_a_time, watched, turns, network, state }))
-            })
-            .collect();
+        let groups: Vec<_> = (0..10).map(|_| group(false, &watched, &turns)).collect();
         let polls: Vec<_> = groups.iter().map(|group| busy(group, 10, 3)).collect();
         let all = polls.clone();
         for (number, group) in groups.into_iter().enumerate() {
@@ -247,7 +240,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_its_own_stream_and_others_may_come_later() {
-        let group = group(true);
+        let group = group(true, &Arc::default(), &Arc::default());
         for _ in 0..2 {
             let (tell, told) = tokio::sync::oneshot::channel::<()>();
             let ended = Arc::new(AtomicBool::new(false));

@@ -25,7 +25,7 @@ use super::http1::requests_of_a_connection;
 use super::idle::Idle;
 use super::pressure::Pressure;
 use super::turns::behind_others;
-use crate::observe::cells::Rejection;
+use crate::observe::cells::{Cells, Rejection};
 use frames::Watched;
 use group::Group;
 use stream::WatchedStream;
@@ -218,16 +218,14 @@ impl Serve {
         }
     }
 
-    fn serve_stream(&self, mut session: H2Session, trusted: bool, streams: &Arc<Streams>, group: &Group) {
+    fn serve_stream(&self, session: H2Session, trusted: bool, streams: &Arc<Streams>, group: &Group) {
         let may_have = self.shared.room.streams(&self.cells, &self.shared.cells);
         if streams.count() >= may_have && !trusted {
-            self.cells.reject(Rejection::TooManyStreams);
-            return session.shutdown_with_reason(ErrorCode::REFUSED_STREAM);
+            return refuse(session, &self.cells, Rejection::TooManyStreams);
         }
         let request = session.req_header();
         let Some(mut served) = streams.begin(&request.headers, request.raw_path().len()) else {
-            self.cells.reject(Rejection::RequestsTooLarge);
-            return session.shutdown_with_reason(ErrorCode::REFUSED_STREAM);
+            return refuse(session, &self.cells, Rejection::RequestsTooLarge);
         };
         let info = ClientStream::info_of(session.digest());
         if let Some(info) = &info {
@@ -238,13 +236,11 @@ impl Serve {
         let patience = Duration::from_secs(self.shared.settings.timeouts.stream.into());
         group.spawn(async move {
             if !served.may_begin().await {
-                cells.reject(Rejection::RequestsTooLarge);
-                return session.shutdown_with_reason(ErrorCode::REFUSED_STREAM);
+                return refuse(session, &cells, Rejection::RequestsTooLarge);
             }
             // Others have begun while it waited for that.
             if streams.begun() > shared.room.streams(&cells, &shared.cells) && !trusted {
-                cells.reject(Rejection::TooManyStreams);
-                return session.shutdown_with_reason(ErrorCode::REFUSED_STREAM);
+                return refuse(session, &cells, Rejection::TooManyStreams);
             }
             tokio::select! {
                 _ = proxy.process_new_http(ServerSession::new_http2(session), &draining) => {}
@@ -253,6 +249,12 @@ impl Serve {
             drop(served);
         });
     }
+}
+
+/// Refuses a stream, which the client may send once more (RFC 9113, 8.7).
+fn refuse(mut session: H2Session, cells: &Cells, why: Rejection) {
+    cells.reject(why);
+    session.shutdown_with_reason(ErrorCode::REFUSED_STREAM);
 }
 
 /// Resolves when the whole answer has been there for so long and the request still is not: the engine waits for that without end.

@@ -30,8 +30,8 @@ const HEADS_PERCENT: usize = 65;
 /// Bytes that a field costs besides its name and value (RFC 9113, 6.5.2).
 const FIELD: usize = 32;
 
-/// Streams that begin at once, where their answers would have room if nobody took them. A few more begin each time when the client has taken something, and after each [`WAIT`]: what answers cost
-/// that nobody takes is known only when they are there.
+/// Streams that begin at once, where their answers would have room if nobody took them. A few more begin each time when the client has taken
+/// something, and after each [`WAIT`]: what answers cost that nobody takes is known only when they are there.
 const AT_ONCE: usize = 24;
 
 /// How many those are, and how long the wait is: most backends have answered by then.
