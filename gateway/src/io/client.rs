@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::http1::lending::Lending;
-use super::http2::streams::Held;
+use super::http2::held::Held;
 use super::pressure::{Ladder, Pressure};
 use super::window::Window;
 use crate::observe::Cells;

@@ -425,8 +425,8 @@ impl ProxyHttp for Gateway {
         if let Some((info, held)) = ctx.info.as_ref().and_then(|info| Some((info, info.held.get()?))) {
             held.passed(body.as_ref().map_or(0, Bytes::len), session.body_bytes_sent(), end_of_stream);
             info.window.took();
-            // While memory runs short, what waits to be sent is needed for others; no client may hold more than its share for long.
-            let is_short = self.shared.memory.pressure() >= Pressure::ShortIdle || held.is_over();
+            // While memory runs short, what waits to be sent is needed for others.
+            let is_short = self.shared.memory.pressure() >= Pressure::ShortIdle;
             session.set_write_timeout(Some(if is_short { self.stall(ctx).min(SHORT_STALL) } else { self.stall(ctx) }));
         }
         Ok(None)

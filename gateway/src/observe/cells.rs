@@ -160,11 +160,13 @@ pub enum Rejection {
     TooManyStreams,
     /// A body on an HTTP/2 stream that nobody needs any more, and that does not end.
     BodyAfterAnswer,
+    /// A client takes nothing of the answers on an HTTP/2 connection.
+    AnswersNotTaken,
 }
 
 impl Rejection {
     /// All with their label.
-    pub const ALL: [(Rejection, &'static str); 17] = [
+    pub const ALL: [(Rejection, &'static str); 18] = [
         (Rejection::MalformedHead, "MalformedHead"),
         (Rejection::HeadTooLarge, "HeadTooLarge"),
         (Rejection::TargetTooLong, "TargetTooLong"),
@@ -182,6 +184,7 @@ impl Rejection {
         (Rejection::RequestsTooLarge, "RequestsTooLarge"),
         (Rejection::TooManyStreams, "TooManyStreams"),
         (Rejection::BodyAfterAnswer, "BodyAfterAnswer"),
+        (Rejection::AnswersNotTaken, "AnswersNotTaken"),
     ];
 
     /// What a request that was refused before any phase counts as.

@@ -233,6 +233,79 @@ fn a_hundred_requests_wait_for_the_backend_side_by_side() {
     });
 }
 
+/// A client that lets everything come, and reads nothing: answers of 16 KiB on so many streams.
+fn unread(gateway: &Gateway, streams: u32) -> Raw {
+    let most = u32::MAX >> 1;
+    let mut raw = Raw::connect(gateway, &[(4, most)]);
+    raw.send(WINDOW_UPDATE, 0, 0, &(most - 65_535).to_be_bytes());
+    for stream in 0..streams {
+        raw.head(2 * stream + 1, END_STREAM, &request(b"GET", b"/?bytes=16384", &[]));
+    }
+    raw
+}
+
+#[test]
+fn who_holds_more_than_it_may_and_takes_nothing_is_closed() {
+    let gateway = Start::with(&everything_to(&[echo()]))
+        .set("workers", 1.into())
+        .set("timeouts", json!({"clientWrite": 600, "stream": 600}))
+        .ready();
+    let mut raw = Raw::connect(&gateway, &[(4, 0)]);
+    // Answers that are large, and requests that may be sent once more: the engine keeps both.
+    for stream in 0..15 {
+        raw.head(2 * stream + 1, 0, &request(b"POST", b"/?bytes=1000000", &[]));
+        for left in (0..4).rev() {
+            raw.send(DATA, if left == 0 { END_STREAM } else { 0 }, 2 * stream + 1, &[b'x'; 15_000]);
+        }
+    }
+    let begun = Instant::now();
+    while raw.send(PING, 0, 0, &[0; 8]) {
+        std::thread::park_timeout(Duration::from_millis(50));
+        assert!(begun.elapsed() < PATIENCE, "it is still there");
+    }
+    gateway.wait_metric("sluicegate_rejected_total", &["AnswersNotTaken"], 1.0);
+    gateway.wait_metric("sluicegate_upstream_inflight", &[], 0.0);
+}
+
+/// Answers that are on their way are no reason to close a connection, also where it was told to go and takes its time.
+#[test]
+fn answers_that_are_on_their_way_are_sent_to_their_end() {
+    let gateway = Start::with(&everything_to(&[echo()]))
+        .set("workers", 1.into())
+        .set("limits", json!({"requestsPerConnection": 40}))
+        .ready();
+    let mut raw = unread(&gateway, 40);
+    let (mut ended, mut bytes, begun) = (0, 0, Instant::now());
+    while let Some(frame) = raw.read() {
+        if frame.kind == DATA {
+            bytes += frame.payload.len();
+            ended += u32::from(frame.flags & END_STREAM != 0);
+            // A line of 80 KiB a second: longer than who was told to go is waited for.
+            let due = Duration::from_secs_f64(bytes as f64 / (80.0 * 1024.0));
+            std::thread::park_timeout(due.saturating_sub(begun.elapsed()));
+        }
+    }
+    assert_eq!((ended, bytes), (40, 40 * 16_384));
+}
+
+#[test]
+fn what_is_reset_before_it_began_is_not_forwarded() {
+    let origin = Origin::start();
+    let gateway = Start::with(&everything_to(&[origin.address])).set("workers", 1.into()).ready();
+    let mut raw = Raw::connect(&gateway, &[]);
+    for stream in 0..90 {
+        raw.head(2 * stream + 1, END_STREAM, &request(b"GET", b"/", &[]));
+    }
+    for stream in 0..90 {
+        raw.send(RST_STREAM, 0, 2 * stream + 1, &[0, 0, 0, 8]);
+    }
+    raw.head(181, END_STREAM, &request(b"GET", b"/", &[]));
+    let answer = raw.until(|frame| frame.stream == 181).unwrap();
+    assert_eq!(answer.kind, HEADERS, "{answer:?}");
+    let forwarded = origin.of([127, 0, 0, 1].into()).len();
+    assert!(forwarded < 60, "{forwarded}");
+}
+
 #[test]
 fn a_connection_serves_so_many_streams() {
     let gateway = Start::with(&everything_to(&[echo()])).set("limits", json!({"requestsPerConnection": 5})).ready();

@@ -1,16 +1,13 @@
 //! Watches the frames that an HTTP/2 client sends. The library behind it bounds what a stream may do; what costs work and belongs to no
 //! request (RFC 9113, 10.5) it serves as often as it is sent.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// Bytes of the connection preface.
-const PREFACE: usize = 24;
-
-/// Bytes of a frame's header.
-const HEADER: usize = 9;
+use super::wire::{Frame, kind};
 
 /// What is left over for frames that belong to no request, to begin with and at most.
 const ALLOWANCE: f64 = 1000.0;
@@ -35,26 +32,14 @@ const REQUEST_WORK: f64 = 50.0;
 const CONTROL_WORK: f64 = 2.0;
 const DATA_WORK: f64 = 1.0;
 
-/// Bytes that are read at a time, besides what is left of a frame with data. In a turn it is one frame.
-const STEP: usize = 1024;
-
-/// Types of frames (RFC 9113, 6), and flags.
-mod frame {
-    pub const DATA: u8 = 0;
-    pub const HEADERS: u8 = 1;
-    pub const RST_STREAM: u8 = 3;
-    pub const SETTINGS: u8 = 4;
-    pub const CONTINUATION: u8 = 9;
-    pub const END_STREAM: u8 = 1;
-    pub const END_HEADERS: u8 = 4;
-}
-
 /// What the watch tells the connection's loop.
 #[derive(Debug, Default)]
 pub struct Watched {
     spent: AtomicBool,
     in_head: AtomicBool,
-    takes_turns: AtomicBool,
+    /// Until when it takes turns, in nanoseconds since it was first asked.
+    takes_turns: AtomicU64,
+    asked: OnceLock<Instant>,
     changed: Notify,
 }
 
@@ -71,12 +56,18 @@ impl Watched {
 
     /// Whether it has caused so much work that it takes turns with its like.
     pub fn takes_turns(&self) -> bool {
-        self.takes_turns.load(Ordering::Relaxed)
+        let until = self.takes_turns.load(Ordering::Relaxed);
+        until > 0 && until > self.nanoseconds(Instant::now())
     }
 
-    /// That it does, or does not any more.
-    pub fn set_takes_turns(&self, takes_turns: bool) {
-        self.takes_turns.store(takes_turns, Ordering::Relaxed);
+    /// That it does until then.
+    pub fn set_takes_turns(&self, until: Instant) {
+        self.takes_turns.store(self.nanoseconds(until), Ordering::Relaxed);
+    }
+
+    fn nanoseconds(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(*self.asked.get_or_init(Instant::now));
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Resolves when one of the first two may have changed.
@@ -85,44 +76,22 @@ impl Watched {
     }
 }
 
-enum At {
-    Preface(usize),
-    Header,
-    Payload(usize),
-}
-
-/// Reads frames' headers as bytes go by.
+/// Weighs the frames of a client.
 pub struct FrameWatch {
-    at: At,
-    header: [u8; HEADER],
-    have: usize,
     left: f64,
     since: Instant,
     /// Work that the client may still cause, and when that was so.
     work: f64,
     worked: Instant,
-    /// The payload at hand is data.
-    is_data: bool,
     /// How many clients the connection may carry, roughly.
     factor: f64,
 }
 
 impl FrameWatch {
-    /// From the preface on.
-    /// `trusted`: of a proxy of ours.
+    /// Nothing was sent yet. `trusted`: by a proxy of ours.
     pub fn new(now: Instant, trusted: bool) -> Self {
         let factor = if trusted { TRUSTED_FACTOR } else { 1.0 };
-        FrameWatch {
-            at: At::Preface(PREFACE),
-            header: [0; HEADER],
-            have: 0,
-            left: ALLOWANCE * factor,
-            since: now,
-            work: FIRST_WORK * factor,
-            worked: now,
-            is_data: false,
-            factor,
-        }
+        FrameWatch { left: ALLOWANCE * factor, since: now, work: FIRST_WORK * factor, worked: now, factor }
     }
 
     /// Bytes went to the client.
@@ -132,77 +101,34 @@ impl FrameWatch {
         self.work = (self.work + frames * CONTROL_WORK).min(WORK * self.factor);
     }
 
-    /// Whether the client has caused so much work that it takes turns with its like.
-    pub fn takes_turns(&mut self, now: Instant) -> bool {
-        let earned = now.saturating_duration_since(self.worked).as_secs_f64() * WORK_PER_SECOND * self.factor;
+    /// Until when the client takes turns with its like, since it has caused so much work; a time in the past: it does not.
+    pub fn takes_turns_until(&mut self, now: Instant) -> Instant {
+        let per_second = WORK_PER_SECOND * self.factor;
+        let earned = now.saturating_duration_since(self.worked).as_secs_f64() * per_second;
         self.worked = now;
         self.work = (self.work + earned).min(WORK * self.factor);
-        self.work < 0.0
+        now + Duration::from_secs_f64((-self.work).max(0.0) / per_second)
     }
 
-    /// Bytes to read at a time; in a turn no further than to the end of a frame.
-    pub fn step(&self, in_turn: bool) -> usize {
-        match self.at {
-            At::Preface(left) | At::Payload(left) if in_turn => left,
-            At::Header if in_turn => HEADER - self.have,
-            At::Payload(left) if self.is_data => left + STEP,
-            _ => STEP,
-        }
-    }
-
-    /// Whether what was read ends with a frame.
-    pub fn is_between_frames(&self) -> bool {
-        matches!(self.at, At::Header) && self.have == 0
-    }
-
-    /// Looks at bytes that came from the client.
-    pub fn feed(&mut self, mut bytes: &[u8], now: Instant, watched: &Watched) {
-        while !bytes.is_empty() {
-            let count = match &mut self.at {
-                At::Preface(left) | At::Payload(left) => {
-                    let count = bytes.len().min(*left);
-                    *left -= count;
-                    if *left == 0 {
-                        self.at = At::Header;
-                    }
-                    count
-                }
-                At::Header => {
-                    let count = bytes.len().min(HEADER - self.have);
-                    self.header[self.have..self.have + count].copy_from_slice(&bytes[..count]);
-                    self.have += count;
-                    if self.have == HEADER {
-                        self.have = 0;
-                        self.frame(now, watched);
-                    }
-                    count
-                }
-            };
-            bytes = &bytes[count..];
-        }
-    }
-
-    fn frame(&mut self, now: Instant, watched: &Watched) {
-        let [high, middle, low, kind, flags, ..] = self.header;
-        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
-        self.at = if length == 0 { At::Header } else { At::Payload(length) };
-        if matches!(kind, frame::HEADERS | frame::CONTINUATION) {
-            let in_head = flags & frame::END_HEADERS == 0;
+    /// Looks at a frame that came from the client.
+    pub fn frame(&mut self, frame: &Frame, now: Instant, watched: &Watched) {
+        let Frame { length, kind, flags, .. } = *frame;
+        if matches!(kind, kind::HEADERS | kind::CONTINUATION) {
+            let in_head = flags & kind::END_HEADERS == 0;
             if watched.in_head.swap(in_head, Ordering::Relaxed) != in_head {
                 watched.changed.notify_one();
             }
         }
-        self.is_data = kind == frame::DATA;
         self.work -= match kind {
-            frame::HEADERS => REQUEST_WORK,
-            frame::DATA if length > 0 => DATA_WORK,
+            kind::HEADERS => REQUEST_WORK,
+            kind::DATA if length > 0 => DATA_WORK,
             _ => CONTROL_WORK,
         };
         let cost = match kind {
-            frame::DATA if length > 0 || flags & frame::END_STREAM != 0 => 0.0,
-            frame::HEADERS => 0.0,
-            frame::RST_STREAM => 2.0,
-            frame::SETTINGS => 5.0,
+            kind::DATA if length > 0 || flags & kind::END_STREAM != 0 => 0.0,
+            kind::HEADERS => 0.0,
+            kind::RST_STREAM => 2.0,
+            kind::SETTINGS => 5.0,
             _ => 1.0,
         };
         if cost > 0.0 {
@@ -222,98 +148,76 @@ impl FrameWatch {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    const PREFACE_BYTES: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-    fn frame_of(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+    fn frame(kind: u8, flags: u8, length: usize) -> Frame {
+        Frame { length, kind, flags, stream: 1 }
     }
 
     /// Whether so many of a frame are too many, at once or one each so often.
-    fn is_spent(frame: &[u8], count: usize, each: Duration, sent: usize) -> bool {
+    fn is_spent(frame: Frame, count: usize, each: Duration, sent: usize) -> bool {
         let (begun, watched) = (Instant::now(), Watched::default());
         let mut watch = FrameWatch::new(begun, false);
-        watch.feed(PREFACE_BYTES, begun, &watched);
         for number in 0..count {
             watch.sent(sent);
-            watch.feed(frame, begun + each * u32::try_from(number).unwrap(), &watched);
+            watch.frame(&frame, begun + each * u32::try_from(number).unwrap(), &watched);
         }
         watched.is_spent()
     }
 
     #[test]
     fn frames_that_belong_to_no_request_are_budgeted_by_kind() {
-        for (kind, payload, most) in [
-            (6, &[0; 8][..], 1000),
-            (2, &[0; 5], 1000),
-            (8, &[0; 4], 1000),
-            (3, &[0; 4], 500),
-            (4, &[], 200),
-            (0, &[], 1000),
-            (99, &[0; 20], 1000),
-        ] {
-            let frame = frame_of(kind, 0, payload);
-            assert!(!is_spent(&frame, most, Duration::ZERO, 0), "{kind}");
-            assert!(is_spent(&frame, most + 1, Duration::ZERO, 0), "{kind}");
+        for (kind, length, most) in
+            [(6, 8, 1000), (2, 5, 1000), (8, 4, 1000), (3, 4, 500), (4, 0, 200), (0, 0, 1000), (99, 20, 1000)]
+        {
+            let frame = frame(kind, 0, length);
+            assert!(!is_spent(frame, most, Duration::ZERO, 0), "{kind}");
+            assert!(is_spent(frame, most + 1, Duration::ZERO, 0), "{kind}");
         }
     }
 
     #[test]
     fn requests_and_those_who_take_much_or_are_slow_pay_nothing() {
-        assert!(!is_spent(&frame_of(1, 4, &[0; 30]), 100_000, Duration::ZERO, 0), "HEADERS");
-        assert!(!is_spent(&frame_of(0, 0, &[0; 30]), 100_000, Duration::ZERO, 0), "DATA");
-        assert!(!is_spent(&frame_of(8, 0, &[0; 4]), 100_000, Duration::ZERO, 1024), "a window for each KiB");
-        assert!(!is_spent(&frame_of(6, 0, &[0; 8]), 100_000, Duration::from_millis(10), 0), "a hundred pings a second");
+        assert!(!is_spent(frame(1, 4, 30), 100_000, Duration::ZERO, 0), "HEADERS");
+        assert!(!is_spent(frame(0, 0, 30), 100_000, Duration::ZERO, 0), "DATA");
+        assert!(!is_spent(frame(8, 0, 4), 100_000, Duration::ZERO, 1024), "a window for each KiB");
+        assert!(!is_spent(frame(6, 0, 8), 100_000, Duration::from_millis(10), 0), "a hundred pings a second");
     }
 
     #[test]
     fn who_causes_much_work_takes_turns_until_that_is_over() {
-        let (begun, watched) = (Instant::now(), Watched::default());
-        let after = |milliseconds| begun + Duration::from_millis(milliseconds);
-        let turns = |frame: &[u8], count: usize, trusted: bool, at: Instant| {
+        let begun = Instant::now();
+        // How long it takes turns.
+        let turns = |frame: Frame, count: usize, trusted: bool| {
             let mut watch = FrameWatch::new(begun, trusted);
-            watch.feed(PREFACE_BYTES, begun, &watched);
-            watch.feed(&frame.repeat(count), begun, &watched);
-            watch.takes_turns(at)
+            (0..count).for_each(|_| watch.frame(&frame, begun, &Watched::default()));
+            watch.takes_turns_until(begun).duration_since(begun)
         };
-        let request = frame_of(1, 4, &[0; 30]);
-        assert!(!turns(&request, 6, false, begun));
-        assert!(turns(&request, 7, false, begun));
-        assert!(
-            turns(&request, 7, false, after(4)),
-            "each costs 50 microseconds, of which 10 are earned in a millisecond"
-        );
-        assert!(!turns(&request, 7, false, after(6)));
-        assert!(!turns(&request, 100, true, begun), "a trusted proxy carries many clients");
-        assert!(turns(&frame_of(6, 0, &[0; 8]), 151, false, begun));
-        assert!(!turns(&frame_of(0, 0, &[0; 100]), 300, false, begun), "uploads");
+        let request = frame(1, 4, 30);
+        assert_eq!(turns(request, 6, false), Duration::ZERO);
+        assert_eq!(turns(request, 7, false), Duration::from_millis(5), "50 microseconds each, 10 a millisecond");
+        assert_eq!(turns(request, 100, true), Duration::ZERO, "a trusted proxy carries many clients");
+        assert!(turns(frame(6, 0, 8), 151, false) > Duration::ZERO);
+        assert_eq!(turns(frame(0, 0, 100), 300, false), Duration::ZERO, "uploads");
     }
 
     #[test]
-    fn frames_are_found_however_they_arrive() {
-        let ping = frame_of(6, 0, &[0; 8]);
-        let bytes: Vec<u8> =
-            PREFACE_BYTES.iter().copied().chain(ping.iter().copied().cycle().take(ping.len() * 1001)).collect();
-        for step in [1, 2, 7, 9, 100, 4096] {
-            let (now, watched) = (Instant::now(), Watched::default());
-            let mut watch = FrameWatch::new(now, false);
-            bytes.chunks(step).for_each(|piece| watch.feed(piece, now, &watched));
-            assert!(watched.is_spent(), "{step}");
-        }
+    fn the_turns_end_by_themselves() {
+        let (now, watched) = (Instant::now(), Watched::default());
+        assert!(!watched.takes_turns());
+        watched.set_takes_turns(now + Duration::from_secs(60));
+        assert!(watched.takes_turns());
+        watched.set_takes_turns(now);
+        assert!(!watched.takes_turns());
     }
 
     #[test]
     fn a_head_that_has_not_ended_is_seen() {
         let (now, watched) = (Instant::now(), Watched::default());
         let mut watch = FrameWatch::new(now, false);
-        watch.feed(PREFACE_BYTES, now, &watched);
-        watch.feed(&frame_of(1, 0, &[0; 3]), now, &watched);
+        watch.frame(&frame(1, 0, 3), now, &watched);
         assert!(watched.is_in_head());
-        watch.feed(&frame_of(9, 4, &[0; 3]), now, &watched);
+        watch.frame(&frame(9, 4, 3), now, &watched);
         assert!(!watched.is_in_head());
     }
 }

@@ -137,7 +137,9 @@ impl Stream {
         let Some(going) = future.as_mut() else { return };
         let went = catch_unwind(AssertUnwindSafe(|| going.as_mut().poll(&mut Context::from_waker(&waker))));
         if !matches!(went, Ok(Poll::Pending)) {
-            *future = None;
+            let ended = future.take();
+            // What it holds may panic as well.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(ended)));
             self.of.state().count -= 1;
         }
     }
@@ -168,6 +170,7 @@ impl Drop for Stream {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::phase::Scheme;
@@ -223,7 +226,7 @@ mod tests {
     #[tokio::test]
     async fn those_of_clients_that_cause_much_work_go_on_one_at_a_time() {
         let (watched, turns) = (Arc::new(Watched::default()), Arc::default());
-        watched.set_takes_turns(true);
+        watched.set_takes_turns(Instant::now() + Duration::from_secs(60));
         let groups: Vec<_> = (0..10).map(|_| group(false, &watched, &turns)).collect();
         let polls: Vec<_> = groups.iter().map(|group| busy(group, 10, 3)).collect();
         let all = polls.clone();
@@ -238,6 +241,23 @@ mod tests {
         assert!(all.iter().all(|polls| polls.load(Ordering::Relaxed) == 30));
     }
 
+    /// A stream that ends at once, and not well.
+    struct PanicsWhenDropped;
+
+    impl Future for PanicsWhenDropped {
+        type Output = ();
+
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
+    }
+
+    impl Drop for PanicsWhenDropped {
+        fn drop(&mut self) {
+            panic!("what a stream holds");
+        }
+    }
+
     #[tokio::test]
     async fn a_panic_ends_its_own_stream_and_others_may_come_later() {
         let group = group(true, &Arc::default(), &Arc::default());
@@ -250,6 +270,7 @@ mod tests {
                 ends.store(true, Ordering::Relaxed);
             });
             group.spawn(async { panic!("a stream that panics") });
+            group.spawn(PanicsWhenDropped);
             behind_others().await;
             // One that nothing will wake is not kept.
             group.spawn(std::future::pending());

@@ -1,11 +1,17 @@
 //! HTTP/2 connections: the loop that takes streams, one by one, and ends the connection when it has to.
 
+mod begin;
 pub mod frames;
 mod group;
+pub mod held;
+mod stall;
 mod stream;
 pub mod streams;
+pub mod unsent;
+pub mod wire;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,19 +23,21 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Accept, HttpSession as H2Session, default_h2_options, handshake};
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{Digest, Stream};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use super::client::{ClientInfo, ClientStream};
 use super::connection::Serve;
 use super::http1::requests_of_a_connection;
 use super::idle::Idle;
-use super::pressure::Pressure;
+use super::pressure::{Pressure, SHORT_STALL};
 use super::turns::behind_others;
 use crate::observe::cells::{Cells, Rejection};
 use frames::Watched;
 use group::Group;
+use stall::Stall;
 use stream::WatchedStream;
 use streams::Streams;
+use unsent::SEND_BUFFER;
 
 /// Malformed streams after which a connection is closed.
 const MAX_MALFORMED_STREAMS: u32 = 32;
@@ -47,8 +55,8 @@ const LATE_STREAMS: usize = 1000;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// What waits to be sent of a stream, at most.
-const SEND_BUFFER: usize = 32 * 1024;
+/// How often is looked whether a client takes nothing. Those of single streams come first, which have the same time.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A connection's state in its loop.
 struct State {
@@ -60,6 +68,7 @@ struct State {
     /// A head that has begun has to end by then.
     head_by: Option<Instant>,
     malformed: u32,
+    stall: Stall,
     /// A stream was served.
     served: bool,
     /// Requests that are left, and then streams that may still be on their way.
@@ -92,8 +101,9 @@ impl Serve {
             socket_digest: stream.get_socket_digest(),
         };
         let watched = Arc::new(Watched::default());
-        let stream: Stream =
-            Box::new(WatchedStream::new(stream, watched.clone(), self.frames.clone(), &info.connection));
+        let (streams, mut ended) = Streams::new(info.connection.trusted, self.shared.memory.clone());
+        let (frames, of) = (self.frames.clone(), &info.connection);
+        let stream: Stream = Box::new(WatchedStream::new(stream, watched.clone(), streams.clone(), frames, of));
         let mut options = default_h2_options();
         options
             .initial_window_size(STREAM_WINDOW)
@@ -108,6 +118,7 @@ impl Serve {
             ends_at: None,
             head_by: None,
             malformed: 0,
+            stall: Stall::default(),
             served: false,
             left: requests_of_a_connection(settings.limits.requests_per_connection),
             late: LATE_STREAMS,
@@ -118,7 +129,8 @@ impl Serve {
         let mut draining = self.draining.clone();
         let mut pressure = self.shared.memory.subscribe();
         let old_at = settings.connection_age().map(|age| Instant::now() + age);
-        let (streams, mut ended) = Streams::new(info.connection.trusted, self.shared.memory.clone());
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let group = Group::new(&info.connection, watched.clone(), self.frames.clone());
         // While no stream is served: a place among those that wait, and when the wait has lasted too long.
         let mut waiting: Option<(Idle<'_>, Instant)> = None;
@@ -184,6 +196,13 @@ impl Serve {
                     state.ends_at = Some(Instant::now() + ABRUPT_LIMIT);
                     continue;
                 }
+                _ = look.tick(), if !streams.is_idle() => {
+                    if self.is_stalled(&streams, &mut state.stall, info) {
+                        self.cells.reject(Rejection::AnswersNotTaken);
+                        return;
+                    }
+                    continue;
+                }
                 // A stream ended; whether the connection is idle now is looked at again.
                 _ = ended.changed() => continue,
             };
@@ -218,7 +237,18 @@ impl Serve {
         }
     }
 
-    fn serve_stream(&self, session: H2Session, trusted: bool, streams: &Arc<Streams>, group: &Group) {
+    /// Whether a client takes nothing for too long of what waits for it. Where it takes nothing of one stream, that stream's time is the engine's.
+    fn is_stalled(&self, streams: &Streams, stall: &mut Stall, info: &ClientInfo) -> bool {
+        let timeouts = &self.shared.settings.timeouts;
+        // What waits is needed: for others, or by those of its streams that have not begun.
+        let is_short = self.shared.memory.pressure() >= Pressure::ShortIdle || streams.is_over();
+        let usual = timeouts.client_write.max(info.user_timeout.load(Ordering::Relaxed));
+        let limit = Duration::from_secs(usual.into()) + LOOK;
+        let stalled = stall.look(streams.gone(), streams.wait_for_client(), Instant::now());
+        stalled >= if is_short { SHORT_STALL.min(limit) } else { limit }
+    }
+
+    fn serve_stream(&self, mut session: H2Session, trusted: bool, streams: &Arc<Streams>, group: &Group) {
         let may_have = self.shared.room.streams(&self.cells, &self.shared.cells);
         if streams.count() >= may_have && !trusted {
             return refuse(session, &self.cells, Rejection::TooManyStreams);
@@ -235,7 +265,13 @@ impl Serve {
         let (shared, streams) = (self.shared.clone(), streams.clone());
         let patience = Duration::from_secs(self.shared.settings.timeouts.stream.into());
         group.spawn(async move {
-            if !served.may_begin().await {
+            let may_begin = tokio::select! {
+                biased;
+                // Nobody is left who would take the answer.
+                _ = session.idle() => return,
+                may_begin = served.may_begin() => may_begin,
+            };
+            if !may_begin {
                 return refuse(session, &cells, Rejection::RequestsTooLarge);
             }
             // Others have begun while it waited for that.

@@ -17,16 +17,25 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::{FrameWatch, Watched};
+use super::streams::Streams;
+use super::wire::Reader;
 use crate::io::admission::network;
 use crate::io::linger::Discard;
 use crate::io::turns::{Next, Turns};
 use crate::phase::Connection;
 
+/// Bytes that are read at a time, besides what is left of a frame with data. In a turn it is one frame.
+const STEP: usize = 1024;
+
 /// See the module.
 pub struct WatchedStream {
     inner: Stream,
+    /// Frames that come, and that go.
+    incoming: Reader,
+    outgoing: Reader,
     watch: FrameWatch,
     watched: Arc<Watched>,
+    streams: Arc<Streams>,
     /// The end was told; until then what still comes is taken.
     lingers: Option<Discard>,
     turns: Arc<Turns>,
@@ -45,10 +54,26 @@ impl std::fmt::Debug for WatchedStream {
 
 impl WatchedStream {
     /// Watches a connection from its preface on.
-    pub fn new(inner: Stream, watched: Arc<Watched>, turns: Arc<Turns>, of: &Connection) -> Self {
-        let watch = FrameWatch::new(Instant::now(), of.trusted);
-        let network = network(of.peer);
-        WatchedStream { inner, watch, watched, lingers: None, turns, network, turn: None, has_turn: false }
+    pub fn new(
+        inner: Stream,
+        watched: Arc<Watched>,
+        streams: Arc<Streams>,
+        turns: Arc<Turns>,
+        of: &Connection,
+    ) -> Self {
+        WatchedStream {
+            inner,
+            incoming: Reader::of_client(),
+            outgoing: Reader::of_server(),
+            watch: FrameWatch::new(Instant::now(), of.trusted),
+            watched,
+            streams,
+            lingers: None,
+            turns,
+            network: network(of.peer),
+            turn: None,
+            has_turn: false,
+        }
     }
 }
 
@@ -58,15 +83,36 @@ impl WatchedStream {
         if self.has_turn {
             return Poll::Ready(());
         }
-        let takes_turns = self.watch.takes_turns(Instant::now());
-        self.watched.set_takes_turns(takes_turns);
-        if !takes_turns {
+        let now = Instant::now();
+        if self.watch.takes_turns_until(now) <= now {
+            self.turn = None;
             return Poll::Ready(());
         }
         let (turns, network) = (&self.turns, self.network);
         ready!(self.turn.get_or_insert_with(|| turns.next(network)).as_mut().poll(cx));
         (self.turn, self.has_turn) = (None, true);
         Poll::Ready(())
+    }
+
+    /// Bytes to read at a time.
+    fn step(&self) -> usize {
+        match self.incoming.rest() {
+            rest if self.has_turn => rest,
+            rest if self.incoming.is_in_data() => rest + STEP,
+            _ => STEP,
+        }
+    }
+
+    /// These came from the client.
+    fn came(&mut self, mut bytes: &[u8]) {
+        let now = Instant::now();
+        while let Some(frame) = self.incoming.next(&mut bytes) {
+            self.watch.frame(&frame, now, &self.watched);
+            self.streams.came(&frame);
+        }
+        // Those of its streams that have come with these take turns as well.
+        self.watched.set_takes_turns(self.watch.takes_turns_until(now));
+        self.has_turn &= !self.incoming.is_between_frames();
     }
 }
 
@@ -78,11 +124,10 @@ impl AsyncRead for WatchedStream {
             return Poll::Pending;
         }
         ready!(this.poll_turn(cx));
-        let most = this.watch.step(this.has_turn).min(buf.remaining());
+        let most = this.step().min(buf.remaining());
         let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
         ready!(Pin::new(&mut this.inner).poll_read(cx, &mut part))?;
-        this.watch.feed(part.filled(), Instant::now(), &this.watched);
-        this.has_turn &= !this.watch.is_between_frames();
+        this.came(part.filled());
         let count = part.filled().len();
         buf.advance(count);
         Poll::Ready(Ok(()))
@@ -94,6 +139,10 @@ impl AsyncWrite for WatchedStream {
         let this = self.get_mut();
         let count = ready!(Pin::new(&mut this.inner).poll_write(cx, data))?;
         this.watch.sent(count);
+        let mut gone = data.get(..count).unwrap_or_default();
+        while let Some(frame) = this.outgoing.next(&mut gone) {
+            this.streams.goes(&frame);
+        }
         Poll::Ready(Ok(count))
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use crate::io::client::ClientInfo;
-use crate::io::http2::streams::Held;
+use crate::io::http2::held::Held;
 use crate::io::pressure::{Ladder, Pressure};
 use crate::observe::Cells;
 

@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use rand::rngs::StdRng;
 use sluicegate::io::http2::frames::{FrameWatch, Watched};
+use sluicegate::io::http2::unsent::{SEND_BUFFER, Unsent};
+use sluicegate::io::http2::wire::Reader;
 
 use super::{Taken, feed, pieces};
 use crate::http2::request;
@@ -18,12 +20,20 @@ fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
 fn check(bytes: &[u8], random: &mut StdRng) -> Taken {
     let now = Instant::now();
     let seen = |pieces: &[&[u8]]| {
+        let (mut reader, mut unsent) = (Reader::of_client(), Unsent::default());
         let (mut watch, watched) = (FrameWatch::new(now, false), Watched::default());
+        unsent.gives(usize::MAX);
         for piece in pieces {
-            watch.feed(piece, now, &watched);
-            assert!(watch.step(true) > 0 && watch.step(false) > 0, "reading nothing looks like the end");
+            let mut rest = *piece;
+            while let Some(frame) = reader.next(&mut rest) {
+                watch.frame(&frame, now, &watched);
+                unsent.came(&frame);
+            }
+            assert!(rest.is_empty() && reader.rest() > 0, "reading nothing looks like the end");
+            assert!(unsent.bytes() <= unsent.streams() * SEND_BUFFER);
         }
-        (watched.is_spent(), watched.is_in_head(), watch.is_between_frames(), watch.takes_turns(now), watch.step(true))
+        let turns = watch.takes_turns_until(now);
+        (watched.is_spent(), watched.is_in_head(), reader.is_between_frames(), turns, reader.rest(), unsent.streams())
     };
     assert_eq!(seen(&[bytes]), seen(&pieces(bytes, random)), "pieces matter");
     Taken::Yes

@@ -1,0 +1,175 @@
+//! Which streams of a connection begin, wait, or are refused: what answers cost that nobody takes is known only when they are there.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A few more begin each time when the client has taken something, and after each [`WAIT`]. How many those are, and how long the wait is: most
+/// backends have answered by then.
+pub const A_FEW: usize = 8;
+pub const WAIT: Duration = Duration::from_millis(50);
+
+/// How long a stream waits where those that have begun hold too much and the client takes nothing of them, before it is refused.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a stream that wants to begin is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    Begin,
+    Wait,
+    Refuse,
+}
+
+/// How many have begun, and may have.
+#[derive(Debug)]
+pub struct Begin {
+    begun: usize,
+    /// How many may have, and since when so many.
+    most: usize,
+    since: Instant,
+    /// When the client took something last.
+    taken: Instant,
+    /// Streams were refused since those that have begun hold too much. What the refused ones leave is for nobody: it would be as before a
+    /// moment later.
+    is_stuck: bool,
+}
+
+impl Begin {
+    /// None has.
+    pub fn new(now: Instant) -> Begin {
+        Begin { begun: 0, most: 0, since: now, taken: now, is_stuck: false }
+    }
+
+    /// How many have begun and not ended.
+    pub fn begun(&self) -> usize {
+        self.begun
+    }
+
+    /// What one is told that has waited since then, and counts as begun where it begins. `at_once`: how many begin without a wait; `is_over`: those
+    /// that have begun hold too much.
+    pub fn ask(&mut self, now: Instant, since: Instant, at_once: usize, is_over: bool) -> Answer {
+        if self.begun < at_once {
+            self.most = at_once;
+        }
+        // Those that have begun are waited for; without any there is nothing to wait for.
+        let is_over = is_over || (self.is_stuck && self.begun > 0);
+        if self.begun < self.most && !is_over {
+            self.begun += 1;
+            return Answer::Begin;
+        }
+        // Many answers at once are taken in a moment, or go on being taken; who takes nothing is told so.
+        let idle = now.saturating_duration_since(self.taken.max(since));
+        if is_over && idle >= PATIENCE {
+            self.is_stuck = self.begun > 0;
+            return Answer::Refuse;
+        }
+        Answer::Wait
+    }
+
+    /// The client has taken something; `more`: for how many more there is room.
+    pub fn takes(&mut self, now: Instant, more: usize) {
+        self.taken = now;
+        self.is_stuck = false;
+        self.allow(now, more);
+    }
+
+    /// The client has sent something of a request: it is there, and may be about to take something.
+    pub fn sends(&mut self, now: Instant) {
+        self.taken = now;
+    }
+
+    /// So many more may begin, or a few, if none more could for a while.
+    pub fn waited(&mut self, now: Instant, more: usize) {
+        if now.saturating_duration_since(self.since) >= WAIT {
+            self.allow(now, more);
+        }
+    }
+
+    fn allow(&mut self, now: Instant, more: usize) {
+        let most = self.begun + more.min(A_FEW);
+        if most > self.begun {
+            (self.most, self.since) = (most, now);
+        }
+    }
+
+    /// One that had begun has ended.
+    pub fn ends(&mut self) {
+        self.begun -= 1;
+        self.is_stuck = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Answer::{Begin as Begins, Refuse, Wait};
+    use super::*;
+
+    /// So many at once.
+    const AT_ONCE: usize = 3;
+
+    /// A connection with so many that have begun, and a time.
+    fn with(begun: usize) -> (Begin, Instant) {
+        let now = Instant::now();
+        let mut begin = Begin::new(now);
+        (0..begun).for_each(|_| assert_eq!(begin.ask(now, now, begun, false), Begins));
+        (begin, now)
+    }
+
+    #[test]
+    fn some_begin_at_once_and_a_few_more_after_a_while_or_when_something_is_taken() {
+        let (mut begin, now) = with(AT_ONCE);
+        assert_eq!(begin.ask(now, now, AT_ONCE, false), Wait);
+        begin.waited(now + WAIT / 2, 100);
+        assert_eq!(begin.ask(now, now, AT_ONCE, false), Wait);
+        begin.waited(now + WAIT, 100);
+        (0..A_FEW).for_each(|_| assert_eq!(begin.ask(now, now, AT_ONCE, false), Begins));
+        assert_eq!(begin.ask(now, now, AT_ONCE, false), Wait);
+        begin.takes(now, 1);
+        assert_eq!(begin.ask(now, now, AT_ONCE, false), Begins);
+        assert_eq!(begin.ask(now, now, AT_ONCE, false), Wait, "there is no room for more");
+        assert_eq!(begin.begun(), AT_ONCE + A_FEW + 1);
+    }
+
+    #[test]
+    fn one_that_ends_makes_room() {
+        let (mut begin, now) = with(AT_ONCE);
+        begin.ends();
+        assert_eq!(begin.ask(now, now, AT_ONCE, false), Begins);
+        assert_eq!(begin.ask(now, now, AT_ONCE, false), Wait);
+    }
+
+    #[test]
+    fn where_too_much_is_held_it_is_refused_when_nothing_is_taken_for_a_while() {
+        let (mut begin, now) = with(1);
+        assert_eq!(begin.ask(now, now, AT_ONCE, true), Wait);
+        begin.takes(now + PATIENCE / 2, 100);
+        assert_eq!(begin.ask(now + PATIENCE, now, AT_ONCE, true), Wait, "something was taken");
+        assert_eq!(begin.ask(now + 2 * PATIENCE, now + 2 * PATIENCE, AT_ONCE, true), Wait, "it has only just come");
+        begin.sends(now + 2 * PATIENCE);
+        assert_eq!(begin.ask(now + 2 * PATIENCE, now, AT_ONCE, true), Wait, "it is sending");
+        assert_eq!(begin.ask(now + 3 * PATIENCE, now, AT_ONCE, true), Refuse);
+    }
+
+    #[test]
+    fn what_refused_ones_leave_is_for_nobody_until_something_is_taken_or_ends() {
+        for frees in [|begin: &mut Begin, now| begin.takes(now, 100), |begin: &mut Begin, _| begin.ends()] {
+            let (mut begin, now) = with(2);
+            let later = now + PATIENCE;
+            assert_eq!(begin.ask(later, now, AT_ONCE, true), Refuse);
+            assert_eq!(begin.ask(later, now, AT_ONCE, false), Refuse);
+            assert_eq!(begin.ask(later, later, AT_ONCE, false), Wait);
+            frees(&mut begin, later);
+            assert_eq!(begin.ask(later, now, AT_ONCE, false), Begins);
+        }
+    }
+
+    #[test]
+    fn where_none_has_begun_there_is_nothing_to_wait_for() {
+        let (mut begin, now) = with(0);
+        let later = now + PATIENCE;
+        assert_eq!(begin.ask(later, now, AT_ONCE, true), Refuse, "memory ran short");
+        for _ in 0..AT_ONCE {
+            assert_eq!(begin.ask(later, now, AT_ONCE, false), Begins);
+        }
+    }
+}
