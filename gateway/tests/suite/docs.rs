@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use sluicegate::observe::cells::Rejection;
 use sluicegate::phase::Reason;
 use sluicegate_snapshot::DiagnosticReason;
 
@@ -37,6 +38,15 @@ fn every_metric_is_listed_with_its_type() {
         let (name, kind) = line.split_once(' ').unwrap();
         let row = text.lines().find(|row| row.starts_with(&format!("| `{name}`")));
         assert!(row.is_some_and(|row| row.contains(kind)), "{name} {kind}: {row:?}");
+    }
+}
+
+#[test]
+fn every_reason_of_a_rejection_is_listed_where_its_metric_is() {
+    let text = reference();
+    let row = text.lines().find(|row| row.starts_with("| `sluicegate_rejected_total`")).unwrap();
+    for (_, label) in Rejection::ALL {
+        assert!(row.contains(&format!("`{label}`")), "{label}");
     }
 }
 
