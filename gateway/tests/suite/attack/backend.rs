@@ -1,4 +1,4 @@
-//! A backend that costs little: 128 bytes for everything, a megabyte for `/large`, and nothing for `/slow`, which it never answers.
+//! A backend that costs little: 128 bytes for everything, 16 KiB for `/medium`, a megabyte for `/large`, and nothing for `/slow`, which it never answers.
 
 use std::net::SocketAddr;
 use std::sync::{LazyLock, Mutex};
@@ -57,6 +57,7 @@ async fn serve(mut stream: TcpStream) {
                     return;
                 }
                 b"/large" => BODY.len(),
+                b"/medium" => 16 * 1024,
                 _ => 128,
             };
             // Bodies of requests are for /slow alone.

@@ -194,7 +194,7 @@ pub fn run(table: &Table) {
             .map(|(name, probe, limit)| (name, limit, scope.spawn(move || probe(gateway))))
             .collect();
         for (name, limit, probe) in running {
-            table.within(name, probe.join().unwrap(), Duration::from_secs(limit));
+            table.after(name, probe.join().unwrap(), Duration::from_secs(limit));
         }
     });
 }

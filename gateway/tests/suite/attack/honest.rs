@@ -33,7 +33,10 @@ enum Kind {
 pub struct Outcome {
     pub sent: usize,
     pub failed: usize,
-    /// From when a request was due to the end of its answer, sorted.
+    /// Those that were sent once more, since a connection that was kept had ended, or had refused them.
+    pub repeated: usize,
+    /// From when a request was sent to the end of its answer, sorted. Those count as well that would have been sent while their client waited
+    /// for another one: as if each had waited from when it was due.
     times: Vec<Duration>,
     /// The first failures.
     pub why: Vec<String>,
@@ -48,12 +51,12 @@ impl Outcome {
     fn to_line(&self) -> String {
         let times: Vec<_> =
             self.times.iter().map(Duration::as_micros).map(|micros| u64::try_from(micros).unwrap()).collect();
-        json!([self.sent, self.failed, times, self.why]).to_string()
+        json!([self.sent, self.failed, self.repeated, times, self.why]).to_string()
     }
 
     fn parse(line: &str) -> Outcome {
-        let (sent, failed, times, why): (_, _, Vec<u64>, _) = serde_json::from_str(line).unwrap();
-        Outcome { sent, failed, times: times.into_iter().map(Duration::from_micros).collect(), why }
+        let (sent, failed, repeated, times, why): (_, _, _, Vec<u64>, _) = serde_json::from_str(line).unwrap();
+        Outcome { sent, failed, repeated, times: times.into_iter().map(Duration::from_micros).collect(), why }
     }
 
     /// Share of requests that were answered with 200.
@@ -79,7 +82,7 @@ pub fn run(arguments: &str) -> String {
 fn send(http: SocketAddr, https: SocketAddr, per_second: u32, duration: Duration) -> Outcome {
     super::high_priority();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let results = Arc::new(Mutex::new(Outcome { sent: 0, failed: 0, times: Vec::new(), why: Vec::new() }));
+    let results = Arc::new(Mutex::new(Outcome { sent: 0, failed: 0, repeated: 0, times: Vec::new(), why: Vec::new() }));
     runtime.block_on(async {
         let count: u32 = CLIENTS.iter().map(|(_, count)| count).sum();
         let every = Duration::from_secs(1) * count / per_second;
@@ -110,12 +113,12 @@ async fn client(
     end: Instant,
     results: Arc<Mutex<Outcome>>,
 ) {
-    let mut connection = None;
+    let (mut connection, mut repeated) = (None, 0);
     let mut due = first;
     while due < end {
         tokio::time::sleep_until(due.into()).await;
         let begun = Instant::now();
-        let answered = timeout(LIMIT, ask(kind, address, &mut connection)).await;
+        let answered = timeout(LIMIT, ask(kind, address, &mut connection, &mut repeated)).await;
         let answered = answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let mut results = results.lock().unwrap();
         results.sent += 1;
@@ -129,10 +132,15 @@ async fn client(
                 }
             }
         }
-        drop(results);
-        // Who is late does not make up for it: that would be more than the rate.
-        due = (due + every).max(Instant::now());
+        // Who is late does not make up for it, that would be more than the rate; but those that it has left out have waited as well.
+        let now = Instant::now();
+        due += every;
+        while due < now.min(end) {
+            results.times.push(now - due);
+            due += every;
+        }
     }
+    results.lock().unwrap().repeated += repeated;
 }
 
 enum Connection {
@@ -142,7 +150,7 @@ enum Connection {
 }
 
 /// Sends a request. One that fails on a kept connection before any of its answer came is sent once more, as browsers do it.
-async fn ask(kind: Kind, address: SocketAddr, kept: &mut Option<Connection>) -> io::Result<()> {
+async fn ask(kind: Kind, address: SocketAddr, kept: &mut Option<Connection>, repeated: &mut usize) -> io::Result<()> {
     if let Some(mut connection) = kept.take() {
         match exchange(&mut connection).await {
             Ok(keeps) => {
@@ -150,7 +158,7 @@ async fn ask(kind: Kind, address: SocketAddr, kept: &mut Option<Connection>) -> 
                 return Ok(());
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(error),
-            Err(_) => {}
+            Err(_) => *repeated += 1,
         }
     }
     let mut connection = connect(kind, address).await?;

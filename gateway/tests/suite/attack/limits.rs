@@ -12,7 +12,7 @@ use super::slow::{Kind, Slow};
 use super::{Limited, MEMORY, Table, memory, peak, scaled, start, start_with};
 use crate::client;
 use crate::harness::{Gateway, PATIENCE, eventually};
-use crate::http2::{END_STREAM, Raw, request};
+use crate::http2::{END_STREAM, Raw, WINDOW_UPDATE, request};
 
 /// Requests a second of honest clients.
 fn rate() -> u32 {
@@ -42,7 +42,8 @@ pub const ATTACKS: [(&str, Attack); 8] = [
 /// How honest traffic went beside an attack; `times`: how much longer it may take, where the attack is not more than one can be asked to
 /// bear.
 fn beside(table: &Table, attack: &str, alone: &Outcome, with: &Outcome, times: impl Into<Option<u32>>) {
-    let success = format!("{} of {} answered", with.sent - with.failed, with.sent);
+    let again = if with.repeated > 0 { format!(", {} of them asked twice", with.repeated) } else { String::new() };
+    let success = format!("{} of {} answered{again}", with.sent - with.failed, with.sent);
     let why = if with.why.is_empty() { String::new() } else { format!(" ({})", with.why.join("; ")) };
     table.row(attack, &format!("{success}{why}"), "≥ 99.9 %", with.success() >= 0.999);
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
@@ -184,29 +185,48 @@ fn both(gateway: &Gateway) -> Option<Raw> {
     Some(raw)
 }
 
-/// What bombs are made of.
+/// Windows for all of the answers, which are never read.
+fn unread(gateway: &Gateway, target: &[u8]) -> Option<Raw> {
+    let most = u32::MAX >> 1;
+    let mut raw = Raw::try_connect(gateway.https, &[(4, most)])?;
+    raw.send(WINDOW_UPDATE, 0, 0, &(most - 65_535).to_be_bytes());
+    for stream in 0..100 {
+        raw.head(2 * stream + 1, END_STREAM, &request(b"GET", target, &[]));
+    }
+    Some(raw)
+}
+
+/// What bombs are made of, and whether it is the socket that is not read.
 type Bomb = fn(&Gateway) -> Option<Raw>;
-const BOMBS: [(&str, Bomb); 3] =
-    [("requests of 30 KiB", bomb), ("answers of 1 MiB", answers), ("requests of 3 KiB, answers of 1 MiB", both)];
+const BOMBS: [(&str, bool, Bomb); 5] = [
+    ("requests of 30 KiB, a window of zero", false, bomb),
+    ("answers of 1 MiB, a window of zero", false, answers),
+    ("requests of 3 KiB, answers of 1 MiB, a window of zero", false, both),
+    ("answers of 1 MiB, never read", true, |gateway| unread(gateway, b"/large")),
+    ("answers of 16 KiB, never read", true, |gateway| unread(gateway, b"/medium")),
+];
 
 fn bombs(table: &Table) {
-    for (name, bomb) in BOMBS {
+    for (name, unread, bomb) in BOMBS {
         let gateway = start_with(json!({}), scaled(json!({"clientWrite": 8}), json!({})));
         let limit = Duration::from_secs(scaled(8, 30));
         // What the first one brings along is everybody's.
-        drop(bomb(&gateway));
+        drop(bomb(&gateway).unwrap());
         gateway.wait_metric("sluicegate_connections", &["https"], 0.0);
         let count = scaled(10, 100);
         let before = memory(&gateway, "VmRSS");
         let begun = Instant::now();
-        let held: Vec<_> = (0..count).map(|_| bomb(&gateway)).collect();
+        let held: Vec<_> = (0..count).map(|_| bomb(&gateway).unwrap()).collect();
         // Not all begin at once.
         let pinned = settled(&gateway).saturating_sub(before) / count / 1000;
-        let attack = format!("100 HTTP/2 streams, {name}, a window of zero");
+        let attack = format!("100 HTTP/2 streams, {name}");
         // Built for tests futures are larger.
         table.row(&attack, &format!("{pinned} kB a connection"), "≤ 1,500 kB", pinned <= scaled(2_500, 1_500));
-        let flying = || gateway.metric("sluicegate_upstream_inflight", &[]);
-        eventually_within("the end of the streams", 3 * limit, || flying() == 0.0);
+        let is_none = |name: &str, labels: &[&str]| gateway.metric(name, labels) == 0.0;
+        eventually_within("the end of the streams", 3 * limit, || {
+            // Where all have ended before, what is left of them is the connection's.
+            is_none("sluicegate_upstream_inflight", &[]) && (!unread || is_none("sluicegate_connections", &["https"]))
+        });
         table.within(
             &format!("{attack}: until all are reset"),
             begun.elapsed(),
@@ -227,7 +247,7 @@ fn bombs(table: &Table) {
                 if stop.load(std::sync::atomic::Ordering::Relaxed) {
                     break;
                 }
-                held.push(BOMBS[number % BOMBS.len()].1(&gateway));
+                held.push(BOMBS[number % BOMBS.len()].2(&gateway));
             }
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 std::thread::park_timeout(Duration::from_millis(20));

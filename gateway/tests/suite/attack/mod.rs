@@ -156,7 +156,13 @@ impl Table {
         }
     }
 
-    /// A row about a time.
+    /// A row about a deadline, which nobody may miss and to which everybody has a right.
+    pub fn after(&self, attack: &str, took: Duration, aim: Duration) {
+        let (figure, limit) = (format!("{:.1} s", took.as_secs_f64()), format!("{:.0} s", aim.as_secs_f64()));
+        self.row(attack, &figure, &limit, took.abs_diff(aim) <= Duration::from_millis(800));
+    }
+
+    /// A row about a time at most.
     pub fn within(&self, attack: &str, took: Duration, aim: Duration) {
         let (figure, limit) = (format!("{:.1} s", took.as_secs_f64()), format!("≤ {:.0} s", aim.as_secs_f64()));
         // The timers of the gateway, and of whoever looks.
