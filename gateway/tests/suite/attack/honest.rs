@@ -29,23 +29,46 @@ enum Kind {
 }
 
 /// What became of the requests.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Outcome {
     pub sent: usize,
     pub failed: usize,
     /// Those that were sent once more, since a connection that was kept had ended, or had refused them.
     pub repeated: usize,
-    /// From when a request was sent to the end of its answer, sorted. Those count as well that would have been sent while their client waited
+    /// From when a request was sent to the end of its answer, sorted, but for the first one of each client. Those count as well that would have been sent while their client waited
     /// for another one: as if each had waited from when it was due.
     times: Vec<Duration>,
     /// The first failures.
     pub why: Vec<String>,
 }
 
+impl std::ops::AddAssign for Outcome {
+    fn add_assign(&mut self, more: Outcome) {
+        self.sent += more.sent;
+        self.failed += more.failed;
+        self.repeated += more.repeated;
+        self.times.extend(more.times);
+        self.times.sort_unstable();
+        self.why.extend(more.why);
+    }
+}
+
 impl Outcome {
+    /// The time within which so many of a thousand were answered.
+    fn within(&self, of_thousand: usize) -> Duration {
+        self.times.get(self.times.len().saturating_sub(1) * of_thousand / 1000).copied().unwrap_or(LIMIT)
+    }
+
     /// The time within which 99 of 100 were answered.
     pub fn p99(&self) -> Duration {
-        self.times.get(self.times.len().saturating_sub(1).min(self.times.len() * 99 / 100)).copied().unwrap_or(LIMIT)
+        self.within(990)
+    }
+
+    /// The times of half of them, 99 of 100, 999 of 1000, and all, in milliseconds.
+    pub fn spread(&self) -> String {
+        let times = [500, 990, 999, 1000].map(|of_thousand| self.within(of_thousand).as_secs_f64() * 1e3);
+        let [half, most, nearly_all, all] = times.map(|time| format!("{time:.2}"));
+        format!("p99 {most} ms (p50 {half}, p99.9 {nearly_all}, most {all})")
     }
 
     fn to_line(&self) -> String {
@@ -82,7 +105,7 @@ pub fn run(arguments: &str) -> String {
 fn send(http: SocketAddr, https: SocketAddr, per_second: u32, duration: Duration) -> Outcome {
     super::high_priority();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let results = Arc::new(Mutex::new(Outcome { sent: 0, failed: 0, repeated: 0, times: Vec::new(), why: Vec::new() }));
+    let results = Arc::new(Mutex::new(Outcome::default()));
     runtime.block_on(async {
         let count: u32 = CLIENTS.iter().map(|(_, count)| count).sum();
         let every = Duration::from_secs(1) * count / per_second;
@@ -118,12 +141,15 @@ async fn client(
     while due < end {
         tokio::time::sleep_until(due.into()).await;
         let begun = Instant::now();
+        // All make their connections at once, and compute that one after another: the first requests are waited for, and not timed.
+        let is_timed = due > first;
         let answered = timeout(LIMIT, ask(kind, address, &mut connection, &mut repeated)).await;
         let answered = answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let mut results = results.lock().unwrap();
         results.sent += 1;
         match answered {
-            Ok(()) => results.times.push(begun.elapsed()),
+            Ok(()) if is_timed => results.times.push(begun.elapsed()),
+            Ok(()) => {}
             Err(error) => {
                 connection = None;
                 results.failed += 1;
@@ -136,7 +162,9 @@ async fn client(
         let now = Instant::now();
         due += every;
         while due < now.min(end) {
-            results.times.push(now - due);
+            if is_timed {
+                results.times.push(now - due);
+            }
             due += every;
         }
     }

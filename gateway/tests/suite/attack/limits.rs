@@ -24,6 +24,9 @@ fn duration() -> Duration {
     scaled(Duration::from_secs(2), Duration::from_secs(20))
 }
 
+/// Turns in which that is done, where an attack begins at once.
+const TURNS: u32 = 4;
+
 /// Does one kind of attack, and adds its rows.
 pub type Attack = fn(&Table);
 
@@ -46,8 +49,7 @@ fn beside(table: &Table, attack: &str, alone: &Outcome, with: &Outcome, times: i
     let success = format!("{} of {} answered{again}", with.sent - with.failed, with.sent);
     let why = if with.why.is_empty() { String::new() } else { format!(" ({})", with.why.join("; ")) };
     table.row(attack, &format!("{success}{why}"), "≥ 99.9 %", with.success() >= 0.999);
-    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
-    let figure = format!("p99 {:.2} ms, alone {:.2} ms", milliseconds(with.p99()), milliseconds(alone.p99()));
+    let figure = format!("{}; alone {}", with.spread(), alone.spread());
     let Some(times) = times.into() else { return table.row(attack, &figure, "none", true) };
     // Built for tests everything takes many times as long: only that it is answered counts.
     let limit = scaled(Duration::from_secs(5), alone.p99() * times);
@@ -88,11 +90,16 @@ fn floods_end(table: &Table) {
 fn beside_floods(table: &Table) {
     let gateway = start(json!({}));
     let count = scaled(12, 50);
-    let alone = traffic(&gateway, rate(), duration());
-    let flood = Attackers::flooding(&gateway, count);
-    let with = traffic(&gateway, rate(), duration());
-    let ended = flood.count();
-    drop(flood);
+    let (mut alone, mut with, mut ended) = (Outcome::default(), Outcome::default(), 0);
+    // By turns: what the machine does besides comes to both.
+    for _ in 0..TURNS {
+        alone += traffic(&gateway, rate(), duration() / TURNS);
+        let flood = Attackers::flooding(&gateway, count);
+        with += traffic(&gateway, rate(), duration() / TURNS);
+        ended += flood.count();
+        drop(flood);
+        gateway.wait_metric("sluicegate_connections", &["https"], 0.0);
+    }
     let attack = format!("{count} connections that flood, made anew {ended} times");
     beside(table, &attack, &alone, &with, 2);
     within_memory(table, &attack, &gateway);
