@@ -94,3 +94,62 @@ pub async fn linger(mut stream: Stream) {
     // A client that neither reads nor closes has had its chance.
     let _ = tokio::time::timeout(LINGER, discard).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt, duplex};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Sends as much as is taken, but for a limit far above; how much that was until the other side was gone.
+    async fn flood(mut client: impl AsyncWriteExt + Unpin) -> usize {
+        let mut sent = 0;
+        while sent < 100 << 20 {
+            let Ok(count) = client.write(&[b'x'; 4096]).await else { break };
+            sent += count;
+        }
+        sent
+    }
+
+    #[tokio::test]
+    async fn what_a_client_still_sends_is_taken_until_it_closes() {
+        let (mut client, server) = duplex(1024);
+        let begun = Instant::now();
+        let sends = async {
+            client.write_all(&vec![b'x'; 10 * AT_ONCE]).await.unwrap();
+            drop(client);
+        };
+        tokio::join!(sends, linger(Box::new(server)));
+        assert!(begun.elapsed() < LINGER);
+        assert_eq!(LINGERING.get(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_neither_sends_nor_closes_is_waited_for_once() {
+        let (client, server) = duplex(1024);
+        let begun = Instant::now();
+        linger(Box::new(server)).await;
+        assert_eq!(begun.elapsed(), LINGER);
+        drop(client);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_many_linger_little_is_taken_of_those_who_send_without_end() {
+        let times = (LINGER.as_millis() / PAUSE.as_millis() + 2) as usize;
+        // Many small pieces, and large ones.
+        for (pipe, each_time) in [(512, READS * 512), (16 * 1024, AT_ONCE)] {
+            let most = each_time * times;
+            let flood = async |_| {
+                let (client, server) = duplex(pipe);
+                let (sent, ()) = tokio::join!(flood(client), linger(Box::new(server)));
+                sent
+            };
+            let begun = Instant::now();
+            let sent = futures_util::future::join_all((0..2 * FEW).map(flood)).await;
+            assert!(begun.elapsed() >= LINGER && begun.elapsed() < LINGER + 2 * PAUSE, "{:?}", begun.elapsed());
+            assert!(sent.iter().all(|sent| (most / 2..most).contains(sent)), "{sent:?} of {most}");
+        }
+        assert_eq!(LINGERING.get(), 0);
+    }
+}
