@@ -423,7 +423,7 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<Option<Duration>> {
         ctx.passed |= end_of_stream;
         if let Some((info, held)) = ctx.info.as_ref().and_then(|info| Some((info, info.held.get()?))) {
-            held.passed(body.as_ref().map_or(0, Bytes::len), session.body_bytes_sent(), end_of_stream);
+            held.passed(body.as_ref().map_or(0, Bytes::len), session.body_bytes_sent());
             info.window.took();
             // While memory runs short, what waits to be sent is needed for others.
             let is_short = self.shared.memory.pressure() >= Pressure::ShortIdle;
@@ -450,7 +450,7 @@ impl ProxyHttp for Gateway {
             tracing::debug!(reason = %ctx.reason, %error, "request failed");
         }
         if let Some(held) = ctx.info.as_ref().and_then(|info| info.held.get()) {
-            held.sent(session.body_bytes_sent());
+            held.ended(session.body_bytes_sent());
         }
         let status = final_status(session);
         let upstream = ctx.endpoint.as_ref().map(|endpoint| endpoint.address);

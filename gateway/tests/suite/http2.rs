@@ -244,27 +244,24 @@ fn unread(gateway: &Gateway, streams: u32) -> Raw {
     raw
 }
 
+/// A stream that waits for its backend is no client that takes nothing.
 #[test]
-fn who_holds_more_than_it_may_and_takes_nothing_is_closed() {
-    let gateway = Start::with(&everything_to(&[echo()]))
-        .set("workers", 1.into())
-        .set("timeouts", json!({"clientWrite": 600, "stream": 600}))
-        .ready();
-    let mut raw = Raw::connect(&gateway, &[(4, 0)]);
-    // Answers that are large, and requests that may be sent once more: the engine keeps both.
-    for stream in 0..15 {
-        raw.head(2 * stream + 1, 0, &request(b"POST", b"/?bytes=1000000", &[]));
-        for left in (0..4).rev() {
-            raw.send(DATA, if left == 0 { END_STREAM } else { 0 }, 2 * stream + 1, &[b'x'; 15_000]);
+fn an_answer_of_which_nothing_comes_for_a_while_waits_for_its_backend() {
+    let events = Scripted::new(|mut incoming| {
+        incoming.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for event in ["5\r\nfirst\r\n", "6\r\nsecond\r\n", "0\r\n\r\n"] {
+            std::thread::park_timeout(Duration::from_millis(3500));
+            incoming.send(event);
         }
-    }
-    let begun = Instant::now();
-    while raw.send(PING, 0, 0, &[0; 8]) {
-        std::thread::park_timeout(Duration::from_millis(50));
-        assert!(begun.elapsed() < PATIENCE, "it is still there");
-    }
-    gateway.wait_metric("sluicegate_rejected_total", &["AnswersNotTaken"], 1.0);
-    gateway.wait_metric("sluicegate_upstream_inflight", &[], 0.0);
+    });
+    let gateway = Start::with(&everything_to(&[events.address]))
+        .set("workers", 1.into())
+        .set("timeouts", json!({"clientWrite": 1, "stream": 60}))
+        .ready();
+    h2c::run(async {
+        let (mut client, _connection) = h2c::connect(gateway.https, "a.test").await;
+        assert_eq!(h2c::get(&mut client, "https://a.test/").await.body, b"firstsecond");
+    });
 }
 
 /// Answers that are on their way are no reason to close a connection, also where it was told to go and takes its time.

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::backends::{echo, everything_to};
 use crate::client;
 use crate::harness::{Gateway, Start, eventually};
+use crate::http2::{END_STREAM, HEADERS, Raw, request};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
@@ -48,6 +49,21 @@ impl Attack {
             (gateway.metric("sluicegate_memory_pressure", &[]) >= f64::from(step)).then_some(())
         });
     }
+}
+
+/// A window of zero, in answers that had begun before.
+#[test]
+fn who_takes_nothing_of_an_answer_over_http_2_is_closed_soon_when_memory_runs_short() {
+    let gateway = small().set("timeouts", json!({"clientWrite": 600, "stream": 600})).ready();
+    let mut raw = Raw::connect(&gateway, &[(4, 0)]);
+    for stream in [1, 3, 5] {
+        raw.head(stream, END_STREAM, &request(b"GET", b"/?bytes=1000000", &[]));
+    }
+    assert!((0..3).all(|_| raw.until(|frame| frame.kind == HEADERS).is_some()));
+    let mut attack = Attack::on(&gateway);
+    attack.until(&gateway, 1);
+    gateway.wait_metric("sluicegate_rejected_total", &["AnswersNotTaken"], 1.0);
+    assert!(raw.until(|_| false).is_none(), "it is closed");
 }
 
 #[test]

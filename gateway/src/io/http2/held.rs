@@ -1,17 +1,14 @@
 //! What a stream holds besides its head: of its answer what is not sent, and what is kept of its request's body. A piece of the answer is
 //! read ahead of the engine, read by it, passed to the client's side, given to the HTTP/2 library (`sent`), and goes out (`unsent.rs`).
 
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::streams::Streams;
-
-/// Pieces of an answer that are on their way through the engine, at most: four that wait, and one that is being written.
-const PIECES: usize = 5;
+use super::unsent::Round;
 
 /// Bytes of a piece: one DATA frame, for which the client has `timeouts.clientWrite`.
-const PIECE: usize = 16 * 1024;
+pub const PIECE: usize = 16 * 1024;
 
 /// The same to begin with, and where the connection holds half of what it may.
 const SMALL_PIECE: usize = 2048;
@@ -35,22 +32,20 @@ impl Held {
 
 #[derive(Debug, Default)]
 struct Parts {
-    /// Pieces that were read of the answer and have not come to the client's side of the engine.
-    read: VecDeque<usize>,
-    /// Bytes that have come there, and those of them that the HTTP/2 library had not been given when the last of them came.
+    /// Bytes that were read of the answer's body and have not come to the client's side of the engine.
+    read: usize,
+    /// Bytes that have come there, and when.
     passed: usize,
-    unsent: usize,
-    /// Bytes that it had been given by then.
+    round: Round,
+    /// Those of them that the HTTP/2 library had been given when the last of them came.
     sent: usize,
     /// Bytes that were read ahead of the engine.
     ahead: usize,
-    /// The end of the answer has come to the client's side.
-    ended: bool,
     /// Bytes of the request's body that are kept.
     kept: usize,
     /// All of it, as the connection counts it.
     counted: usize,
-    /// The answer has begun, and waits for the client.
+    /// The answer has begun, and what was read of it waits for the client.
     answered: bool,
     waits: bool,
 }
@@ -68,28 +63,29 @@ impl Held {
     fn change(&self, change: impl FnOnce(&mut Parts)) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut parts);
-        let read = parts.read.iter().sum::<usize>() + parts.ahead;
-        // What has come to the client's side may be sent by now, but for an end: with that the stream would be over.
-        let waits = read > 0 || parts.ended;
-        let now = read + parts.unsent + parts.kept;
+        let read = parts.read + parts.ahead;
+        // One of which something has come to the client's side is counted there.
+        let waits = read > 0 && !self.of.unsent().waits(&parts.round);
+        let now = read + parts.kept;
         self.of.held.fetch_add(now, Ordering::Relaxed);
         self.of.held.fetch_sub(std::mem::replace(&mut parts.counted, now), Ordering::Relaxed);
         self.of.waiting.fetch_add(usize::from(waits), Ordering::Relaxed);
         self.of.waiting.fetch_sub(usize::from(std::mem::replace(&mut parts.waits, waits)), Ordering::Relaxed);
     }
 
-    /// A piece was read; so many bytes wait to be.
+    /// An exchange begins: of one before nothing is left.
+    pub fn begins(&self) {
+        self.change(|parts| (parts.read, parts.ahead) = (0, 0));
+    }
+
+    /// So many bytes of the body were read, if any; `ahead` wait to be.
     pub fn read(&self, bytes: usize, ahead: usize) {
         self.change(|parts| {
             if !std::mem::replace(&mut parts.answered, true) {
                 self.of.answered.fetch_add(1, Ordering::Relaxed);
             }
             parts.ahead = ahead;
-            parts.read.push_back(bytes);
-            // The engine reads no further before it has passed on what was read so long ago.
-            if parts.read.len() > PIECES {
-                parts.read.pop_front();
-            }
+            parts.read += bytes;
         });
     }
 
@@ -98,26 +94,24 @@ impl Held {
         self.change(|parts| parts.ahead = bytes);
     }
 
-    /// A piece of so many bytes comes to the client's side; `sent`: all bytes that the HTTP/2 library was given before; `ended`: it is the last
-    /// one.
-    pub fn passed(&self, bytes: usize, sent: usize, ended: bool) {
+    /// A piece of so many bytes comes to the client's side; `sent`: all bytes that the HTTP/2 library was given before.
+    pub fn passed(&self, bytes: usize, sent: usize) {
         self.change(|parts| {
-            parts.ended |= ended;
-            parts.read.pop_front();
-            self.sends(parts, sent);
+            parts.read = parts.read.saturating_sub(bytes);
             parts.passed += bytes;
-            parts.unsent = parts.passed.saturating_sub(sent);
+            parts.sent = sent;
+            self.of.unsent().passes(bytes, &mut parts.round);
         });
     }
 
-    /// The HTTP/2 library was given so many bytes of the answer, in all.
-    pub fn sent(&self, sent: usize) {
-        self.change(|parts| self.sends(parts, sent));
-    }
-
-    fn sends(&self, parts: &mut Parts, sent: usize) {
-        let before = std::mem::replace(&mut parts.sent, sent);
-        self.of.gives(sent.saturating_sub(before));
+    /// The answer is over; the HTTP/2 library was given so many bytes of it, in all.
+    pub fn ended(&self, sent: usize) {
+        self.change(|parts| {
+            // What the gateway says itself has not come by here.
+            let own = sent.saturating_sub(parts.passed);
+            parts.passed += own;
+            self.of.unsent().passes(own, &mut parts.round);
+        });
     }
 
     /// So many bytes of the request's body were read. The engine keeps all of them to send them once more, or none.
@@ -132,6 +126,7 @@ impl Drop for Held {
         self.of.held.fetch_sub(parts.counted, Ordering::Relaxed);
         self.of.waiting.fetch_sub(usize::from(parts.waits), Ordering::Relaxed);
         self.of.answered.fetch_sub(usize::from(parts.answered), Ordering::Relaxed);
+        self.of.unsent().leaves(&parts.round);
     }
 }
 
@@ -139,30 +134,35 @@ impl Drop for Held {
 mod tests {
     use super::super::streams::BUDGET;
     use super::super::streams::tests::{served, streams};
+    use super::super::wire::{Frame, kind};
     use super::*;
+
+    fn goes(streams: &Streams, length: usize) {
+        streams.goes(&Frame { length, kind: kind::DATA, flags: 0, stream: 1 });
+    }
+
+    /// The client has opened so many.
+    fn opened(streams: &Streams, count: u32) {
+        let open = |stream| streams.came(&Frame { length: 10, kind: kind::HEADERS, flags: kind::END_STREAM, stream });
+        (0..count).for_each(|number| open(2 * number + 1));
+    }
 
     #[test]
     fn answers_that_nobody_takes_are_read_in_small_pieces_in_the_end() {
         let streams = streams();
+        opened(&streams, 100);
         let served = served(&streams, 100);
         assert_eq!(served[0].held.piece(), SMALL_PIECE, "the client has taken nothing yet");
-        served.iter().for_each(|stream| stream.held.passed(0, PIECE, false));
-        // The engine takes so many pieces of each, and then waits for the client.
-        for stream in &served {
-            (0..PIECES).for_each(|_| stream.held.read(stream.held.piece(), 0));
-        }
-        let held = streams.held.load(Ordering::Relaxed);
-        assert!((BUDGET / 3..BUDGET / 2 + 100 * PIECES * SMALL_PIECE).contains(&held), "{held}");
+        served.iter().for_each(|stream| stream.held.passed(0, PIECE));
+        goes(&streams, 0);
+        let pieces: Vec<usize> = served.iter().map(|stream| stream.held.piece()).collect();
+        assert_eq!(pieces[0], PIECE);
+        // Of each a piece is read, and comes to the client's side.
+        served.iter().zip(&pieces).for_each(|(stream, bytes)| stream.held.read(*bytes, 0));
         assert_eq!(served[0].held.piece(), SMALL_PIECE);
-        // What is read more than the engine can have is not counted; what comes to the client's side is until it is sent.
-        (0..1000).for_each(|_| served[0].held.read(1, 0));
-        for stream in served.iter().skip(1) {
-            (0..PIECES).for_each(|_| stream.held.passed(PIECE, 0, false));
-        }
-        assert_eq!(served[0].held.piece(), SMALL_PIECE, "it is not sent yet");
-        for stream in served.iter().skip(1) {
-            stream.held.passed(1, PIECES * PIECE + 1, false);
-        }
+        served.iter().zip(&pieces).for_each(|(stream, bytes)| stream.held.passed(*bytes, PIECE));
+        assert_eq!(served[0].held.piece(), SMALL_PIECE, "it has not gone out yet");
+        goes(&streams, pieces.iter().sum());
         assert_eq!(served[0].held.piece(), PIECE);
         served[0].held.ahead(BUDGET / 2);
         assert_eq!(served[1].held.piece(), SMALL_PIECE);
@@ -172,23 +172,30 @@ mod tests {
         (0..10).for_each(|number| served[number].held.keeps(KEPT + 1));
         assert_eq!(served[1].held.piece(), PIECE, "no more than that is kept");
         drop(served);
-        assert!(!streams.is_over() && streams.holds() == 0);
+        assert_eq!(streams.cost(), 0);
     }
 
     #[test]
     fn a_stream_whose_answer_waits_counts_more() {
         let streams = streams();
+        opened(&streams, 44);
         let served = served(&streams, 44);
-        // Some are whole, some go on: all wait.
-        served.iter().step_by(4).for_each(|stream| stream.held.passed(100, 0, true));
+        // Of some something was read, of some it has come to the client's side.
+        served.iter().step_by(4).for_each(|stream| stream.held.passed(100, 0));
         served.iter().skip(1).step_by(4).for_each(|stream| stream.held.read(1, 0));
         assert!(!streams.is_over());
         served.iter().skip(2).step_by(2).for_each(|stream| stream.held.read(1, 0));
         assert!(streams.is_over());
-        // What is between two parts, and taken, waits for the backend.
-        served.iter().skip(1).for_each(|stream| stream.held.passed(1, 200, false));
+        served.iter().for_each(|stream| stream.held.passed(1, 0));
+        assert!(streams.is_over());
+        // What is between two parts, and taken, waits for the backend, and so does a head.
+        goes(&streams, 11 * 100 + 44);
+        served.iter().for_each(|stream| stream.held.read(0, 0));
         assert!(!streams.is_over());
+        served.iter().for_each(|stream| stream.held.ended(200));
+        assert!(streams.is_over(), "what the gateway says itself");
         drop(served);
-        assert!(!streams.is_over() && streams.holds() == 0);
+        goes(&streams, 44 * 200);
+        assert_eq!(streams.cost(), 0);
     }
 }

@@ -240,12 +240,21 @@ impl Serve {
     /// Whether a client takes nothing for too long of what waits for it. Where it takes nothing of one stream, that stream's time is the engine's.
     fn is_stalled(&self, streams: &Streams, stall: &mut Stall, info: &ClientInfo) -> bool {
         let timeouts = &self.shared.settings.timeouts;
-        // What waits is needed: for others, or by those of its streams that have not begun.
-        let is_short = self.shared.memory.pressure() >= Pressure::ShortIdle || streams.is_over();
+        // What waits is needed for others.
+        let is_short = self.shared.memory.pressure() >= Pressure::ShortIdle;
         let usual = timeouts.client_write.max(info.user_timeout.load(Ordering::Relaxed));
-        let limit = Duration::from_secs(usual.into()) + LOOK;
-        let stalled = stall.look(streams.gone(), streams.wait_for_client(), Instant::now());
-        stalled >= if is_short { SHORT_STALL.min(limit) } else { limit }
+        let usual = Duration::from_secs(usual.into()) + LOOK;
+        let limit = if is_short { SHORT_STALL.min(usual) } else { usual };
+        let mut unsent = streams.unsent();
+        if stall.look(unsent.gone(), unsent.bytes() > 0, Instant::now()) < limit {
+            return false;
+        }
+        let is_stalled = unsent.are_sure();
+        if !is_stalled {
+            // It was of streams that have been reset.
+            unsent.forget();
+        }
+        is_stalled
     }
 
     fn serve_stream(&self, mut session: H2Session, trusted: bool, streams: &Arc<Streams>, group: &Group) {

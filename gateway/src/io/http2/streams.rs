@@ -48,7 +48,7 @@ pub struct Streams {
     /// The next one may begin, perhaps.
     moved: Notify,
     pub(super) held: AtomicUsize,
-    /// Those whose answers have begun, and those whose answers wait for the client.
+    /// Those whose answers have begun, and those of which something was read that waits for the client.
     pub(super) answered: AtomicUsize,
     pub(super) waiting: AtomicUsize,
     unsent: Mutex<Unsent>,
@@ -94,10 +94,6 @@ impl Streams {
         self.begin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn unsent(&self) -> MutexGuard<'_, Unsent> {
-        self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Streams that are served.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
@@ -110,12 +106,13 @@ impl Streams {
 
     /// What is known to be held.
     pub(super) fn holds(&self) -> usize {
-        self.held.load(Ordering::Relaxed) + self.unsent().cost()
+        self.held.load(Ordering::Relaxed) + unsent::cost(self.unsent().bytes())
     }
 
     /// What the streams cost in all, in bytes.
-    fn cost(&self) -> usize {
-        self.holds() + self.waiting.load(Ordering::Relaxed) * ANSWER
+    pub(super) fn cost(&self) -> usize {
+        let waiting = self.waiting.load(Ordering::Relaxed) + self.unsent().waiting();
+        self.holds() + waiting * ANSWER
     }
 
     /// Whether that is more than may be.
@@ -128,14 +125,9 @@ impl Streams {
         self.memory.allowance(self.budget).saturating_sub(cost) / WAITING
     }
 
-    /// Whether something waits that only the client can take.
-    pub fn wait_for_client(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0 || self.unsent().bytes() > 0
-    }
-
-    /// Bytes of answers that have gone out.
-    pub fn gone(&self) -> u64 {
-        self.unsent().gone()
+    /// What is not sent of their answers.
+    pub(super) fn unsent(&self) -> MutexGuard<'_, Unsent> {
+        self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many begin without a wait: their answers have room if nobody takes them.
@@ -194,11 +186,6 @@ impl Streams {
         // Without any that has begun there is nothing to wait for.
         let is_over = if begin.begun() > 0 { self.room(cost) == 0 } else { self.is_over() };
         begin.ask(Instant::now(), since, at_once, is_over)
-    }
-
-    /// The HTTP/2 library was given so many bytes of an answer.
-    pub(super) fn gives(&self, bytes: usize) {
-        self.unsent().gives(bytes);
     }
 
     /// Serves one with these fields; `None`: the connection's requests hold too much already.
@@ -300,12 +287,12 @@ pub(super) mod tests {
         let streams = streams();
         streams.came(&Frame { length: 10, kind: kind::HEADERS, flags: kind::END_STREAM, stream: 1 });
         let stream = served(&streams, 1).remove(0);
-        stream.held.sent(5_000);
+        stream.held.passed(5_000, 0);
         drop(stream);
         assert!((5_000..10_000).contains(&streams.cost()), "{}", streams.cost());
-        assert!(!streams.is_idle() && streams.wait_for_client());
+        assert!(!streams.is_idle() && streams.unsent().are_sure());
         streams.goes(&Frame { length: 5_000, kind: kind::DATA, flags: kind::END_STREAM, stream: 1 });
-        assert!(streams.is_idle() && !streams.wait_for_client());
+        assert!(streams.is_idle() && !streams.unsent().are_sure());
         assert_eq!(streams.cost(), 0);
     }
 

@@ -233,7 +233,7 @@ impl Exchange {
     }
 
     fn poll_limited(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let (most, before, body) = (self.reading.most(), buf.filled().len(), self.body);
+        let (most, before) = (self.reading.most(), self.body);
         if most >= buf.remaining() {
             ready!(self.poll_answer(cx, buf))?;
         } else {
@@ -243,7 +243,7 @@ impl Exchange {
             buf.advance(count);
         }
         let ahead = self.incoming.as_ref().map_or(0, |incoming| incoming.buffered().len());
-        self.reading.read(buf.filled().len() - before, self.body - body, ahead);
+        self.reading.read(self.body - before, ahead);
         Poll::Ready(Ok(()))
     }
 

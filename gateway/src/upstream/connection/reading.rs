@@ -36,6 +36,9 @@ impl Reading {
     pub(super) fn begin(&self) {
         if let Some(client) = &self.client {
             client.window.begin();
+            if let Some(held) = client.held.get() {
+                held.begins();
+            }
         }
     }
 
@@ -71,12 +74,12 @@ impl Reading {
         if is_short { SHORT_AHEAD } else { MAX_AHEAD }
     }
 
-    /// A piece was read, of which so many bytes are of the body; `ahead` wait to be.
-    pub(super) fn read(&self, bytes: usize, body: usize, ahead: usize) {
+    /// A piece was read with so many bytes of the body; `ahead` wait to be.
+    pub(super) fn read(&self, body: usize, ahead: usize) {
         let Some(client) = &self.client else { return };
         client.window.read(body);
         if let Some(held) = client.held.get() {
-            held.read(bytes, ahead);
+            held.read(body, ahead);
         }
     }
 
