@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A few more begin each time when the client has taken something, and after each [`WAIT`]. How many those are, and how long the wait is: most
-/// backends have answered by then.
+/// A few more begin after each [`WAIT`]. How many those are, and how long the wait is: most backends have answered by then.
 pub const A_FEW: usize = 8;
 pub const WAIT: Duration = Duration::from_millis(50);
 
@@ -66,11 +65,10 @@ impl Begin {
         Answer::Wait
     }
 
-    /// The client has taken something; `more`: for how many more there is room.
-    pub fn takes(&mut self, now: Instant, more: usize) {
+    /// The client has taken something.
+    pub fn takes(&mut self, now: Instant) {
         self.taken = now;
         self.is_stuck = false;
-        self.allow(now, more);
     }
 
     /// The client has sent something of a request: it is there, and may be about to take something.
@@ -78,17 +76,10 @@ impl Begin {
         self.taken = now;
     }
 
-    /// So many more may begin, or a few, if none more could for a while.
+    /// For so many more there is room; they may begin, or a few of them, if none more could for a while.
     pub fn waited(&mut self, now: Instant, more: usize) {
-        if now.saturating_duration_since(self.since) >= WAIT {
-            self.allow(now, more);
-        }
-    }
-
-    fn allow(&mut self, now: Instant, more: usize) {
-        let most = self.begun + more.min(A_FEW);
-        if most > self.begun {
-            (self.most, self.since) = (most, now);
+        if more > 0 && now.saturating_duration_since(self.since) >= WAIT {
+            (self.most, self.since) = (self.begun + more.min(A_FEW), now);
         }
     }
 
@@ -116,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn some_begin_at_once_and_a_few_more_after_a_while_or_when_something_is_taken() {
+    fn some_begin_at_once_and_a_few_more_after_a_while() {
         let (mut begin, now) = with(AT_ONCE);
         assert_eq!(begin.ask(now, now, AT_ONCE, false), Wait);
         begin.waited(now + WAIT / 2, 100);
@@ -124,7 +115,7 @@ mod tests {
         begin.waited(now + WAIT, 100);
         (0..A_FEW).for_each(|_| assert_eq!(begin.ask(now, now, AT_ONCE, false), Begins));
         assert_eq!(begin.ask(now, now, AT_ONCE, false), Wait);
-        begin.takes(now, 1);
+        begin.waited(now + 2 * WAIT, 1);
         assert_eq!(begin.ask(now, now, AT_ONCE, false), Begins);
         assert_eq!(begin.ask(now, now, AT_ONCE, false), Wait, "there is no room for more");
         assert_eq!(begin.begun(), AT_ONCE + A_FEW + 1);
@@ -142,7 +133,7 @@ mod tests {
     fn where_too_much_is_held_it_is_refused_when_nothing_is_taken_for_a_while() {
         let (mut begin, now) = with(1);
         assert_eq!(begin.ask(now, now, AT_ONCE, true), Wait);
-        begin.takes(now + PATIENCE / 2, 100);
+        begin.takes(now + PATIENCE / 2);
         assert_eq!(begin.ask(now + PATIENCE, now, AT_ONCE, true), Wait, "something was taken");
         assert_eq!(begin.ask(now + 2 * PATIENCE, now + 2 * PATIENCE, AT_ONCE, true), Wait, "it has only just come");
         begin.sends(now + 2 * PATIENCE);
@@ -152,7 +143,7 @@ mod tests {
 
     #[test]
     fn what_refused_ones_leave_is_for_nobody_until_something_is_taken_or_ends() {
-        for frees in [|begin: &mut Begin, now| begin.takes(now, 100), |begin: &mut Begin, _| begin.ends()] {
+        for frees in [|begin: &mut Begin, now| begin.takes(now), |begin: &mut Begin, _| begin.ends()] {
             let (mut begin, now) = with(2);
             let later = now + PATIENCE;
             assert_eq!(begin.ask(later, now, AT_ONCE, true), Refuse);

@@ -45,8 +45,7 @@ struct Parts {
     kept: usize,
     /// All of it, as the connection counts it.
     counted: usize,
-    /// The answer has begun, and what was read of it waits for the client.
-    answered: bool,
+    /// What was read of the answer waits for the client.
     waits: bool,
 }
 
@@ -81,9 +80,6 @@ impl Held {
     /// So many bytes of the body were read, if any; `ahead` wait to be.
     pub fn read(&self, bytes: usize, ahead: usize) {
         self.change(|parts| {
-            if !std::mem::replace(&mut parts.answered, true) {
-                self.of.answered.fetch_add(1, Ordering::Relaxed);
-            }
             parts.ahead = ahead;
             parts.read += bytes;
         });
@@ -125,7 +121,6 @@ impl Drop for Held {
         let parts = self.parts.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.of.held.fetch_sub(parts.counted, Ordering::Relaxed);
         self.of.waiting.fetch_sub(usize::from(parts.waits), Ordering::Relaxed);
-        self.of.answered.fetch_sub(usize::from(parts.answered), Ordering::Relaxed);
         self.of.unsent().leaves(&parts.round);
     }
 }
