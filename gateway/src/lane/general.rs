@@ -199,6 +199,9 @@ impl Gateway {
         if let Ok(id) = http::HeaderValue::from_str(&ctx.request_id) {
             fields.push((http::HeaderName::from_static("x-request-id"), id));
         }
+        if let Some(held) = ctx.info.as_ref().and_then(|info| info.held.get()) {
+            held.passed(response.body.len(), session.body_bytes_sent());
+        }
         reply::write(session, response, fields, close).await
     }
 }
@@ -448,9 +451,6 @@ impl ProxyHttp for Gateway {
         if let Some(error) = error {
             ctx.reason = reason_of(error, ctx);
             tracing::debug!(reason = %ctx.reason, %error, "request failed");
-        }
-        if let Some(held) = ctx.info.as_ref().and_then(|info| info.held.get()) {
-            held.ended(session.body_bytes_sent());
         }
         let status = final_status(session);
         let upstream = ctx.endpoint.as_ref().map(|endpoint| endpoint.address);

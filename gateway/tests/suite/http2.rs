@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use openssl::ssl::SslStream;
 use serde_json::json;
 
-use crate::backends::{Scripted, echo, everything_to};
+use crate::backends::{Scripted, echo, everything_to, ingress};
 use crate::canonical::origin::Origin;
 use crate::client::h2c;
 use crate::harness::{Gateway, PATIENCE, Start};
@@ -93,6 +93,13 @@ impl Raw {
         let payload: Vec<u8> =
             settings.iter().flat_map(|(key, value)| [&key.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
         raw.send(SETTINGS, 0, 0, &payload).then_some(raw)
+    }
+
+    /// Connects, with windows for everything that may come.
+    pub fn taking_all(gateway: &Gateway) -> Option<Raw> {
+        let most = u32::MAX >> 1;
+        let mut raw = Raw::try_connect(gateway.https, &[(4, most)])?;
+        raw.send(WINDOW_UPDATE, 0, 0, &(most - 65_535).to_be_bytes()).then_some(raw)
     }
 
     /// Sends a frame; false: the other side is gone.
@@ -233,15 +240,36 @@ fn a_hundred_requests_wait_for_the_backend_side_by_side() {
     });
 }
 
-/// A client that lets everything come, and reads nothing: answers of 16 KiB on so many streams.
-fn unread(gateway: &Gateway, streams: u32) -> Raw {
-    let most = u32::MAX >> 1;
-    let mut raw = Raw::connect(gateway, &[(4, most)]);
-    raw.send(WINDOW_UPDATE, 0, 0, &(most - 65_535).to_be_bytes());
-    for stream in 0..streams {
-        raw.head(2 * stream + 1, END_STREAM, &request(b"GET", b"/?bytes=16384", &[]));
+/// What a client takes of the gateway's own says nothing about other answers.
+#[test]
+fn who_takes_no_answers_gets_no_more_of_them_for_taking_a_file() {
+    let file = "x".repeat(200_000);
+    let site = format!(
+        "{}---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: files}}\ndata: {{large: {file}}}\n---\n{}",
+        everything_to(&[echo()]),
+        ingress(
+            "site",
+            "spec: {rules: [{http: {paths: [{path: /site, pathType: Prefix, backend: {resource: {kind: ConfigMap, name: files}}}]}}]}"
+        )
+    );
+    let gateway = Start::with(&site).set("workers", 1.into()).ready();
+    let mut raw = Raw::connect(&gateway, &[(4, 0)]);
+    raw.head(1, END_STREAM, &request(b"GET", b"/site/large", &[]));
+    let begin = |raw: &mut Raw, streams: std::ops::Range<u32>| {
+        streams.for_each(|stream| raw.head(2 * stream + 1, END_STREAM, &request(b"GET", b"/?bytes=1000000", &[])));
+    };
+    begin(&mut raw, 1..12);
+    (0..12).for_each(|_| assert!(raw.until(|frame| frame.kind == HEADERS).is_some()));
+    // As much as the window of the connection allows.
+    raw.send(WINDOW_UPDATE, 0, 1, &[0, 0, 255, 255]);
+    let mut taken = 0;
+    while taken < 65_000 {
+        taken += raw.until(|frame| frame.kind == DATA).unwrap().payload.len();
     }
-    raw
+    begin(&mut raw, 12..72);
+    let ends = std::iter::from_fn(|| raw.until(|frame| matches!(frame.kind, HEADERS | RST_STREAM))).take(60);
+    let served = ends.filter(|frame| frame.kind == HEADERS).count();
+    assert!(served < 6, "{served}");
 }
 
 /// A stream that waits for its backend is no client that takes nothing.
@@ -271,7 +299,8 @@ fn answers_that_are_on_their_way_are_sent_to_their_end() {
         .set("workers", 1.into())
         .set("limits", json!({"requestsPerConnection": 40}))
         .ready();
-    let mut raw = unread(&gateway, 40);
+    let mut raw = Raw::taking_all(&gateway).unwrap();
+    (0..40).for_each(|stream| raw.head(2 * stream + 1, END_STREAM, &request(b"GET", b"/?bytes=16384", &[])));
     let (mut ended, mut bytes, begun) = (0, 0, Instant::now());
     while let Some(frame) = raw.read() {
         if frame.kind == DATA {

@@ -34,10 +34,9 @@ impl Held {
 struct Parts {
     /// Bytes that were read of the answer's body and have not come to the client's side of the engine.
     read: usize,
-    /// Bytes that have come there, and when.
-    passed: usize,
+    /// When something came there last.
     round: Round,
-    /// Those of them that the HTTP/2 library had been given when the last of them came.
+    /// Bytes that the HTTP/2 library had been given by then.
     sent: usize,
     /// Bytes that were read ahead of the engine.
     ahead: usize,
@@ -90,23 +89,12 @@ impl Held {
         self.change(|parts| parts.ahead = bytes);
     }
 
-    /// A piece of so many bytes comes to the client's side; `sent`: all bytes that the HTTP/2 library was given before.
+    /// A piece of so many bytes comes to the client's side, or is the gateway's own; `sent`: all bytes that the HTTP/2 library was given before.
     pub fn passed(&self, bytes: usize, sent: usize) {
         self.change(|parts| {
             parts.read = parts.read.saturating_sub(bytes);
-            parts.passed += bytes;
             parts.sent = sent;
             self.of.unsent().passes(bytes, &mut parts.round);
-        });
-    }
-
-    /// The answer is over; the HTTP/2 library was given so many bytes of it, in all.
-    pub fn ended(&self, sent: usize) {
-        self.change(|parts| {
-            // What the gateway says itself has not come by here.
-            let own = sent.saturating_sub(parts.passed);
-            parts.passed += own;
-            self.of.unsent().passes(own, &mut parts.round);
         });
     }
 
@@ -187,10 +175,7 @@ mod tests {
         goes(&streams, 11 * 100 + 44);
         served.iter().for_each(|stream| stream.held.read(0, 0));
         assert!(!streams.is_over());
-        served.iter().for_each(|stream| stream.held.ended(200));
-        assert!(streams.is_over(), "what the gateway says itself");
         drop(served);
-        goes(&streams, 44 * 200);
         assert_eq!(streams.cost(), 0);
     }
 }

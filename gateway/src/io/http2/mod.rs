@@ -197,6 +197,9 @@ impl Serve {
                     continue;
                 }
                 _ = look.tick(), if !streams.is_idle() => {
+                    if streams.count() == 0 && !state.connection.has_streams() {
+                        streams.none_is_open();
+                    }
                     if self.is_stalled(&streams, &mut state.stall, info) {
                         self.cells.reject(Rejection::AnswersNotTaken);
                         return;

@@ -141,9 +141,7 @@ impl Streams {
 
     /// A frame came from the client.
     pub fn came(&self, frame: &Frame) {
-        let mut unsent = self.unsent();
-        unsent.came(frame);
-        self.looks_idle(unsent);
+        self.follow(|unsent| unsent.came(frame));
         if frame.kind == kind::DATA {
             self.beginning().sends(Instant::now());
         }
@@ -151,18 +149,25 @@ impl Streams {
 
     /// A frame goes to the client.
     pub fn goes(&self, frame: &Frame) {
-        let mut unsent = self.unsent();
-        unsent.goes(frame);
-        self.looks_idle(unsent);
+        self.follow(|unsent| unsent.goes(frame));
         if frame.kind == kind::DATA {
             self.takes();
         }
     }
 
-    fn looks_idle(&self, unsent: MutexGuard<'_, Unsent>) {
-        let is_idle = unsent.streams() == 0;
+    /// The library has no stream.
+    pub fn none_is_open(&self) {
+        self.follow(Unsent::none_is_open);
+    }
+
+    /// Something changes of what is not sent; told when the last stream ends thereby.
+    fn follow(&self, change: impl FnOnce(&mut Unsent)) {
+        let mut unsent = self.unsent();
+        let was_open = unsent.streams() > 0;
+        change(&mut unsent);
+        let is_over = was_open && unsent.streams() == 0;
         drop(unsent);
-        if is_idle && self.count() == 0 {
+        if is_over && self.count() == 0 {
             self.ended.send_replace(());
         }
     }

@@ -35,8 +35,8 @@ pub struct Outcome {
     pub failed: usize,
     /// Those that were sent once more, since a connection that was kept had ended, or had refused them.
     pub repeated: usize,
-    /// From when a request was sent to the end of its answer, sorted, but for the first one of each client. Those count as well that would have been sent while their client waited
-    /// for another one: as if each had waited from when it was due.
+    /// From when a request was sent to the end of its answer, sorted, but for the first one of each client. Those count as well that would have
+    /// been sent while their client waited for another one: as if each had waited from when it was due.
     times: Vec<Duration>,
     /// The first failures.
     pub why: Vec<String>,

@@ -12,7 +12,7 @@ use super::slow::{Kind, Slow};
 use super::{Limited, MEMORY, Table, memory, peak, scaled, start, start_with};
 use crate::client;
 use crate::harness::{Gateway, PATIENCE, eventually};
-use crate::http2::{END_STREAM, Raw, WINDOW_UPDATE, request};
+use crate::http2::{END_STREAM, Raw, request};
 
 /// Requests a second of honest clients.
 fn rate() -> u32 {
@@ -163,76 +163,63 @@ fn beside_handshakes(table: &Table) {
     beside(table, &attack, &alone, &with, 3);
 }
 
-/// As many requests as HTTP/2 allows, each as large as it may be, and no window for an answer.
-fn bomb(gateway: &Gateway) -> Option<Raw> {
-    let mut raw = Raw::try_connect(gateway.https, &[(4, 0)])?;
-    let large = vec![b'x'; 15_000];
-    for stream in 0..100 {
-        raw.head(2 * stream + 1, END_STREAM, &request(b"GET", b"/honest", &[(b"x-a", &large), (b"x-b", &large)]));
-    }
-    Some(raw)
+/// What a hundred requests of a connection are that takes no answer.
+struct Bomb {
+    name: &'static str,
+    target: &'static [u8],
+    /// Bytes of two more fields each.
+    fields: usize,
+    /// There is a window for everything, and the socket is not read; else there is none.
+    unread: bool,
 }
 
-/// Many streams with answers that are large, and no window for them.
-fn answers(gateway: &Gateway) -> Option<Raw> {
-    let mut raw = Raw::try_connect(gateway.https, &[(4, 0)])?;
-    for stream in 0..100 {
-        raw.head(2 * stream + 1, END_STREAM, &request(b"GET", b"/large", &[]));
-    }
-    Some(raw)
-}
-
-/// The same, with requests that fill what a connection may hold.
-fn both(gateway: &Gateway) -> Option<Raw> {
-    let mut raw = Raw::try_connect(gateway.https, &[(4, 0)])?;
-    let large = vec![b'x'; 3_000];
-    for stream in 0..100 {
-        raw.head(2 * stream + 1, END_STREAM, &request(b"GET", b"/large", &[(b"x-a", &large)]));
-    }
-    Some(raw)
-}
-
-/// Windows for all of the answers, which are never read.
-fn unread(gateway: &Gateway, target: &[u8]) -> Option<Raw> {
-    let most = u32::MAX >> 1;
-    let mut raw = Raw::try_connect(gateway.https, &[(4, most)])?;
-    raw.send(WINDOW_UPDATE, 0, 0, &(most - 65_535).to_be_bytes());
-    for stream in 0..100 {
-        raw.head(2 * stream + 1, END_STREAM, &request(b"GET", target, &[]));
-    }
-    Some(raw)
-}
-
-/// What bombs are made of, and whether it is the socket that is not read.
-type Bomb = fn(&Gateway) -> Option<Raw>;
-const BOMBS: [(&str, bool, Bomb); 5] = [
-    ("requests of 30 KiB, a window of zero", false, bomb),
-    ("answers of 1 MiB, a window of zero", false, answers),
-    ("requests of 3 KiB, answers of 1 MiB, a window of zero", false, both),
-    ("answers of 1 MiB, never read", true, |gateway| unread(gateway, b"/large")),
-    ("answers of 16 KiB, never read", true, |gateway| unread(gateway, b"/medium")),
+const BOMBS: [Bomb; 5] = [
+    Bomb { name: "requests of 30 KiB, a window of zero", target: b"/honest", fields: 15_000, unread: false },
+    Bomb { name: "answers of 1 MiB, a window of zero", target: b"/large", fields: 0, unread: false },
+    Bomb {
+        name: "requests of 3 KiB, answers of 1 MiB, a window of zero",
+        target: b"/large",
+        fields: 1_500,
+        unread: false,
+    },
+    Bomb { name: "answers of 1 MiB, never read", target: b"/large", fields: 0, unread: true },
+    Bomb { name: "answers of 16 KiB, never read", target: b"/medium", fields: 0, unread: true },
 ];
 
+impl Bomb {
+    fn on(&self, gateway: &Gateway) -> Option<Raw> {
+        let value = vec![b'x'; self.fields];
+        let both: [(&[u8], &[u8]); 2] = [(b"x-a", &value), (b"x-b", &value)];
+        let fields = if self.fields > 0 { &both[..] } else { &[] };
+        let mut raw = if self.unread { Raw::taking_all(gateway)? } else { Raw::try_connect(gateway.https, &[(4, 0)])? };
+        for stream in 0..100 {
+            raw.head(2 * stream + 1, END_STREAM, &request(b"GET", self.target, fields));
+        }
+        Some(raw)
+    }
+}
+
 fn bombs(table: &Table) {
-    for (name, unread, bomb) in BOMBS {
+    for bomb in BOMBS {
         let gateway = start_with(json!({}), scaled(json!({"clientWrite": 8}), json!({})));
         let limit = Duration::from_secs(scaled(8, 30));
         // What the first one brings along is everybody's.
-        drop(bomb(&gateway).unwrap());
+        drop(bomb.on(&gateway).unwrap());
         gateway.wait_metric("sluicegate_connections", &["https"], 0.0);
         let count = scaled(10, 100);
         let before = memory(&gateway, "VmRSS");
         let begun = Instant::now();
-        let held: Vec<_> = (0..count).map(|_| bomb(&gateway).unwrap()).collect();
+        let held: Vec<_> = (0..count).map(|_| bomb.on(&gateway).unwrap()).collect();
         // Not all begin at once.
         let pinned = settled(&gateway).saturating_sub(before) / count / 1000;
-        let attack = format!("100 HTTP/2 streams, {name}");
+        let attack = format!("100 HTTP/2 streams, {}", bomb.name);
         // Built for tests futures are larger.
         table.row(&attack, &format!("{pinned} kB a connection"), "≤ 1,500 kB", pinned <= scaled(2_500, 1_500));
         let is_none = |name: &str, labels: &[&str]| gateway.metric(name, labels) == 0.0;
         eventually_within("the end of the streams", 3 * limit, || {
             // Where all have ended before, what is left of them is the connection's.
-            is_none("sluicegate_upstream_inflight", &[]) && (!unread || is_none("sluicegate_connections", &["https"]))
+            is_none("sluicegate_upstream_inflight", &[])
+                && (!bomb.unread || is_none("sluicegate_connections", &["https"]))
         });
         table.within(
             &format!("{attack}: until all are reset"),
@@ -254,7 +241,7 @@ fn bombs(table: &Table) {
                 if stop.load(std::sync::atomic::Ordering::Relaxed) {
                     break;
                 }
-                held.push(BOMBS[number % BOMBS.len()].2(&gateway));
+                held.push(BOMBS[number % BOMBS.len()].on(&gateway));
             }
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 std::thread::park_timeout(Duration::from_millis(20));
