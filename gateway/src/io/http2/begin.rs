@@ -48,7 +48,7 @@ impl Begin {
     /// that have begun hold too much.
     pub fn ask(&mut self, now: Instant, since: Instant, at_once: usize, is_over: bool) -> Answer {
         if self.begun < at_once {
-            self.most = at_once;
+            (self.most, self.since) = (at_once, now);
         }
         // Those that have begun are waited for; without any there is nothing to wait for.
         let is_over = is_over || (self.is_stuck && self.begun > 0);

@@ -213,11 +213,10 @@ impl Served {
                 Answer::Refuse => return false,
                 Answer::Wait => {}
             }
-            // A few more when the time is over: it is the backend that has not answered yet.
-            if timeout(WAIT, of.moved.notified()).await.is_err() {
-                let room = of.room(of.cost());
-                of.beginning().waited(Instant::now(), room);
-            }
+            // A few more when the time is over, whatever others take meanwhile: it is the backend that has not answered yet.
+            let _ = timeout(WAIT, of.moved.notified()).await;
+            let room = of.room(of.cost());
+            of.beginning().waited(Instant::now(), room);
         }
         of.held.fetch_add(self.forwarded, Ordering::Relaxed);
         self.cost += self.forwarded;
@@ -369,6 +368,28 @@ pub(super) mod tests {
         let ended = async { drop(first.split_off(1)) };
         assert!(tokio::join!(next[0].may_begin(), ended).0);
         assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_take_keeps_nobody_from_beginning() {
+        let streams = streams();
+        let mut first = served(&streams, 24);
+        first.truncate(streams.at_once());
+        for stream in &mut first {
+            assert!(stream.may_begin().await);
+        }
+        let (begun, mut next) = (Instant::now(), served(&streams, 1));
+        let others_take = async {
+            for _ in 0..100 {
+                tokio::time::sleep(WAIT / 5).await;
+                takes(&streams);
+            }
+        };
+        tokio::select! {
+            may_begin = next[0].may_begin() => assert!(may_begin),
+            () = others_take => panic!("it waits for as long as they do"),
+        }
+        assert!(begun.elapsed() <= 2 * WAIT, "{:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
