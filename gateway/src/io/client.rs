@@ -26,6 +26,7 @@ use tokio::time::Sleep;
 use super::http1::lending::Lending;
 use super::http2::held::Held;
 use super::pressure::{Ladder, Pressure};
+use super::upload::Upload;
 use super::window::Window;
 use crate::observe::Cells;
 use crate::phase::Connection;
@@ -48,6 +49,8 @@ pub struct ClientInfo {
     pub held: OnceLock<Arc<Held>>,
     /// How far the answer is read ahead.
     pub window: Window,
+    /// How far the body of the request is.
+    pub upload: Upload,
 }
 
 impl ClientInfo {
@@ -61,6 +64,7 @@ impl ClientInfo {
             user_timeout: Arc::default(),
             held: OnceLock::new(),
             window: Window::default(),
+            upload: Upload::default(),
         }
     }
 }

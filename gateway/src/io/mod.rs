@@ -17,6 +17,7 @@ pub mod pressure;
 pub mod proxy_protocol;
 mod tunnel;
 pub mod turns;
+pub mod upload;
 pub mod window;
 pub mod worker;
 

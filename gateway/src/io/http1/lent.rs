@@ -126,13 +126,24 @@ impl AsyncRead for Lent {
         if let Poll::Ready(Err(error)) = this.out.poll_drain(&mut incoming.stream, cx) {
             return Poll::Ready(Err(error));
         }
-        if this.info.lending.is_switched() {
-            return incoming.poll_through(usize::MAX, cx, buf).map_ok(|_| ());
-        }
-        if this.message.is_done() {
+        if this.message.is_done() && !this.info.lending.is_switched() {
             return Lent::poll_idle(incoming, cx);
         }
-        let read = this.message.poll_read(incoming, cx, buf);
+        // What is read waits for the endpoint: it is the endpoint that is waited for, and not the client.
+        let most = ready!(this.info.upload.poll_room(cx));
+        let (message, before) = (&mut this.message, buf.filled().len());
+        let read = if this.info.lending.is_switched() {
+            incoming.poll_through(most, cx, buf).map_ok(|_| ())
+        } else if most >= buf.remaining() {
+            message.poll_read(incoming, cx, buf)
+        } else {
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+            let read = message.poll_read(incoming, cx, &mut part);
+            let count = part.filled().len();
+            buf.advance(count);
+            read
+        };
+        this.info.upload.read(buf.filled().len() - before);
         if let Some(fault) = this.message.fault() {
             this.info.lending.fail(fault.into());
         }

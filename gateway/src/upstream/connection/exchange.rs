@@ -314,7 +314,10 @@ impl Exchange {
                 }
             }
         }
-        self.pending = Vec::new();
+        if self.pending.capacity() > 0 {
+            self.pending = Vec::new();
+            self.reading.sent();
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -390,6 +393,9 @@ impl AsyncWrite for Exchange {
                 Poll::Ready(Ok(count)) => {
                     this.patience.wrote(count);
                     this.gives_up = None;
+                    if count == data.len() {
+                        this.reading.sent();
+                    }
                     count
                 }
             }
@@ -426,6 +432,7 @@ impl VirtualSocket for Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        self.reading.end();
         if self.is_over()
             && let Some(incoming) = self.incoming.take()
         {

@@ -36,9 +36,24 @@ impl Reading {
     pub(super) fn begin(&self) {
         if let Some(client) = &self.client {
             client.window.begin();
+            client.upload.begin(self.piece());
             if let Some(held) = client.held.get() {
                 held.begins();
             }
+        }
+    }
+
+    /// The endpoint has taken what the engine has written.
+    pub(super) fn sent(&self) {
+        if let Some(client) = &self.client {
+            client.upload.took(self.piece());
+        }
+    }
+
+    /// The exchange is over.
+    pub(super) fn end(&self) {
+        if let Some(client) = &self.client {
+            client.upload.end();
         }
     }
 

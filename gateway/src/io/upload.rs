@@ -1,0 +1,78 @@
+//! How much of a request's body is read before its endpoint has taken it. The engine alone reads until four pieces wait and one is being
+//! written, and holds all of them for as long as the endpoint likes.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use super::window::Window;
+
+/// See the module. One of a request at a time.
+#[derive(Debug, Default)]
+pub struct Upload {
+    window: Window,
+    /// Bytes that may be read before any of them is taken: a piece.
+    piece: AtomicUsize,
+    /// An endpoint takes what is read. Before that, and afterwards, it is read to be thrown away.
+    is_sent: AtomicBool,
+}
+
+impl Upload {
+    /// An exchange begins; what was read before is sent once more, or was thrown away.
+    pub fn begin(&self, piece: usize) {
+        self.piece.store(piece, Ordering::Relaxed);
+        self.is_sent.store(true, Ordering::Relaxed);
+        self.window.begin();
+    }
+
+    /// It ends.
+    pub fn end(&self) {
+        self.is_sent.store(false, Ordering::Relaxed);
+        self.window.took();
+    }
+
+    /// The endpoint has taken everything that came to it; `piece`: how much may be read next.
+    pub fn took(&self, piece: usize) {
+        self.piece.store(piece, Ordering::Relaxed);
+        self.window.took();
+    }
+
+    /// So many bytes were read.
+    pub fn read(&self, bytes: usize) {
+        self.window.read(bytes);
+    }
+
+    /// Ready with the bytes to read at most, when no more than a piece was read that the endpoint has not taken.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
+        if !self.is_sent.load(Ordering::Relaxed) {
+            return Poll::Ready(usize::MAX);
+        }
+        let piece = self.piece.load(Ordering::Relaxed);
+        self.window.poll_room(piece, cx).map(|()| piece)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn reading_waits_for_the_endpoint_while_there_is_one() {
+        let upload = Upload::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        upload.read(1000);
+        assert_eq!(upload.poll_room(&mut cx), Poll::Ready(usize::MAX), "it is thrown away");
+        upload.begin(10);
+        assert_eq!(upload.poll_room(&mut cx), Poll::Ready(10));
+        upload.read(9);
+        assert_eq!(upload.poll_room(&mut cx), Poll::Ready(10));
+        upload.read(1);
+        assert_eq!(upload.poll_room(&mut cx), Poll::Pending);
+        upload.took(20);
+        assert_eq!(upload.poll_room(&mut cx), Poll::Ready(20));
+        upload.read(20);
+        upload.end();
+        assert_eq!(upload.poll_room(&mut cx), Poll::Ready(usize::MAX));
+    }
+}
