@@ -34,6 +34,26 @@ impl Default for LogSettings {
     }
 }
 
+impl LogSettings {
+    /// Refuses what the filter would take for the name of a part of the program, and say nothing of all others.
+    ///
+    /// # Errors
+    /// Names the directive.
+    pub fn judge(&self) -> Result<(), SettingsError> {
+        let levels = ["off", "error", "warn", "info", "debug", "trace"];
+        let is_level = |text: &str| levels.iter().any(|level| text.trim().eq_ignore_ascii_case(level));
+        let is_directive = |text: &&str| !is_level(text.rsplit_once('=').map_or(*text, |(_, level)| level));
+        match self.level.split(',').find(is_directive) {
+            None => Ok(()),
+            Some(text) => Err(SettingsError(format!(
+                "log.level `{}`: must be one of {}, or a list with PART=LEVEL for parts of the program",
+                text.trim(),
+                levels.join(", ")
+            ))),
+        }
+    }
+}
+
 /// Starts logging. Call once. `quiet`: directives for libraries that say too much; a level that names one of their targets has
 /// the last word.
 ///

@@ -148,6 +148,7 @@ impl SettingsFile for Settings {
     const EXAMPLE: &'static str = "conf/sluicegate-controller.yaml";
 
     fn judge(&self) -> Result<(), SettingsError> {
+        self.log.judge()?;
         let wrong = |message: &str| Err(SettingsError(message.to_owned()));
         let sources = [self.publish_service.is_some(), !self.publish_addresses.is_empty(), self.publish_gateways];
         if sources.into_iter().filter(|given| *given).count() > 1 {

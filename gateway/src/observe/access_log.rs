@@ -252,7 +252,11 @@ trait OpenOutput {
 impl OpenOutput for Output {
     fn open(path: Option<&PathBuf>) -> io::Result<Output> {
         Ok(match path {
-            Some(path) => Box::new(BufWriter::new(OpenOptions::new().create(true).append(true).open(path)?)),
+            Some(path) => {
+                let file = OpenOptions::new().create(true).append(true).open(path);
+                let why = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+                Box::new(BufWriter::new(file.map_err(why)?))
+            }
             None => Box::new(BufWriter::new(io::stdout())),
         })
     }

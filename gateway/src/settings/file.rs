@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::LimitSettings;
+use super::network::networks;
 use sluicegate_process::settings::SettingsFile;
 use sluicegate_process::{LogSettings, SettingsError};
 
@@ -66,8 +67,10 @@ pub struct Settings {
     /// Bytes of a request's body; 0: however many. Classes and Ingresses may say otherwise.
     pub body_limit: u64,
     /// Networks whose forwarding headers are believed.
+    #[serde(deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
     /// Networks, of `trustedProxies`, whose connections begin with a PROXY header.
+    #[serde(deserialize_with = "networks")]
     pub proxy_protocol: Vec<IpNet>,
     /// A path that every listener answers with 200 by itself, for cloud load balancers; absent: none.
     pub traffic_health_path: Option<String>,
@@ -235,38 +238,41 @@ impl SettingsFile for Settings {
             return wrong("workers: must be from 1 to 1024");
         }
         if let Some(path) = &self.traffic_health_path
-            && sluicegate_snapshot::path::normalise(path.as_bytes()).as_deref() != Ok(path)
+            && (sluicegate_snapshot::path::normalise(path.as_bytes()).as_deref() != Ok(path)
+                || !path.bytes().all(|byte| byte.is_ascii_graphic()))
         {
-            return wrong("trafficHealthPath: must be a normalised path that begins with `/`");
+            return wrong("trafficHealthPath: must be a normalised path that begins with `/`, without blanks");
         }
         if let Some(server) = &self.server_header
             && http::HeaderValue::from_str(server).is_err()
         {
             return wrong("serverHeader: must be visible ASCII");
         }
-        let untrusted = |network: &&IpNet| !self.trusted_proxies.iter().any(|trusted| trusted.contains(*network));
+        let trusted = IpNet::aggregate(&self.trusted_proxies);
+        let untrusted = |network: &&IpNet| !trusted.iter().any(|trusted| trusted.contains(*network));
         if let Some(network) = self.proxy_protocol.iter().find(untrusted) {
             let message = "is not in trustedProxies, and nobody else is believed who a client is";
             return wrong(&format!("proxyProtocol: {network} {message}"));
         }
         self.limits.judge()?;
+        self.log.judge()?;
         let t = &self.timeouts;
         let timeouts = [
-            t.handshake,
-            t.first_byte,
-            t.head,
-            t.keep_alive,
-            t.keep_alive_trusted,
-            t.body,
-            t.client_write,
-            t.connect,
-            t.upstream_read,
-            t.stream,
-            t.upstream_idle,
-            t.upgraded_idle,
+            ("handshake", t.handshake),
+            ("firstByte", t.first_byte),
+            ("head", t.head),
+            ("keepAlive", t.keep_alive),
+            ("keepAliveTrusted", t.keep_alive_trusted),
+            ("body", t.body),
+            ("clientWrite", t.client_write),
+            ("connect", t.connect),
+            ("upstreamRead", t.upstream_read),
+            ("stream", t.stream),
+            ("upstreamIdle", t.upstream_idle),
+            ("upgradedIdle", t.upgraded_idle),
         ];
-        if timeouts.iter().any(|seconds| !(1..=86_400).contains(seconds)) {
-            return wrong("timeouts: each must be from 1 to 86400 seconds");
+        if let Some((name, _)) = timeouts.iter().find(|(_, seconds)| !(1..=86_400).contains(seconds)) {
+            return wrong(&format!("timeouts.{name}: must be from 1 to 86400 seconds"));
         }
         if t.connection_age > 30 * 86_400 {
             return wrong("timeouts.connectionAge: must be from 0 (none) to 2592000 seconds");
@@ -279,6 +285,12 @@ impl SettingsFile for Settings {
             return wrong("stateKey has a meaning only with stateDir");
         }
         self.judge_credentials()?;
+        let listeners: Vec<_> = self.http.iter().chain(&self.https).filter(|address| address.port() != 0).collect();
+        if let Some(twice) =
+            listeners.iter().enumerate().find_map(|(at, address)| listeners[..at].contains(address).then_some(address))
+        {
+            return wrong(&format!("http and https: {twice} is listed twice"));
+        }
         if self.http.is_empty() && self.https.is_empty() {
             return wrong("http and https are both empty: nothing to listen on");
         }
@@ -310,6 +322,10 @@ mod tests {
 
     #[test]
     fn wrong_keys_and_values_are_named() {
+        let networks = "trustedProxies: [10.0.0.1, '::1', '::ffff:192.0.2.0/120', 10.0.0.0/9, 10.128.0.0/9]";
+        let settings = parse::<Settings>(&format!("{{{networks}, proxyProtocol: [10.0.0.0/8]}}")).unwrap();
+        let networks: Vec<String> = settings.trusted_proxies.iter().map(ToString::to_string).collect();
+        assert_eq!(networks, ["10.0.0.1/32", "::1/128", "192.0.2.0/24", "10.0.0.0/9", "10.128.0.0/9"]);
         for (text, part) in [
             ("htttp: []", "`http`"),
             ("timeouts: {conect: 1}", "`timeouts.connect`"),
@@ -330,7 +346,18 @@ mod tests {
             ("{controllers: ['https://a:1'], controllerCa: c, clientCert: d}", "clientKey"),
             ("{controllers: ['http://a:1'], tokenFile: t}", "https"),
             ("{controllers: ['http://a:1', 'https://a:1'], controllerCa: c, tokenFile: t}", "https"),
-            ("trustedProxies: [10.0.0.0/33]", "trustedProxies[0]"),
+            ("trustedProxies: [10.0.0.0/33]", "trustedProxies[0]: `10.0.0.0/33`"),
+            ("trustedProxies: [example.com]", "trustedProxies[0]: `example.com`"),
+            ("trustedProxies: [10.0.1.7/24]", "10.0.1.0/24"),
+            ("log: {level: warning}", "log.level"),
+            ("log: {level: 'info,sluicegate'}", "log.level"),
+            ("limits: [2048]", "limits: must be keys"),
+            ("[a]", "must be keys"),
+            ("timeouts: {head: 0}", "timeouts.head"),
+            ("limits: {headBytes: 1024, targetBytes: 2048}", "targetBytes"),
+            ("trafficHealthPath: /a b", "trafficHealthPath"),
+            ("http: ['127.0.0.1:80', '127.0.0.1:80']", "127.0.0.1:80 is listed twice"),
+            ("workers: -1", "a number"),
             ("proxyProtocol: [10.0.0.0/8]", "trustedProxies"),
             ("{proxyProtocol: [10.0.0.0/8], trustedProxies: [10.0.0.0/9]}", "10.0.0.0/8"),
             ("trafficHealthPath: health", "trafficHealthPath"),

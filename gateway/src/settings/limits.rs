@@ -71,7 +71,7 @@ impl LimitSettings {
             ("fields", self.fields, 10..=240),
             ("cookies", self.cookies, 1..=10_000),
             ("bodyRate", self.body_rate, 0..=1 << 30),
-            ("requestsPerConnection", self.requests_per_connection, 1..=1 << 40),
+            ("requestsPerConnection", self.requests_per_connection, 0..=1 << 40),
             ("connections", self.connections.unwrap_or(1), 1..=10_000_000),
             ("requestsInFlight", self.requests_in_flight.unwrap_or(1), 1..=10_000_000),
             ("connectionsPerNetwork", self.connections_per_network, 0..=10_000_000),
@@ -79,6 +79,11 @@ impl LimitSettings {
             ("handshakes", self.handshakes as usize, 0..=10_000_000),
             ("memory", self.memory.map_or(1 << 30, |bytes| bytes as usize), 16 << 20..=1 << 50),
         ];
+        if self.target_bytes >= self.head_bytes {
+            return Err(SettingsError(
+                "limits.targetBytes: must be less than limits.headBytes, which it is part of".to_owned(),
+            ));
+        }
         match ranges.iter().find(|(_, value, range)| !range.contains(value)) {
             Some((name, _, range)) => {
                 Err(SettingsError(format!("limits.{name}: must be from {} to {}", range.start(), range.end())))

@@ -2,6 +2,7 @@
 
 mod file;
 mod limits;
+mod network;
 
 use std::fmt;
 use std::path::PathBuf;
