@@ -20,8 +20,8 @@ use sluicegate_snapshot::table::ServerName;
 use super::ServerCertificate;
 use crate::table::Table;
 
-/// ALPN in the wire's form, by preference.
-const ALPN: &[u8] = b"\x02h2\x08http/1.1";
+/// ALPN in the wire's form, by preference. HTTP/1.0 is what `curl --http1.0` offers, and nothing else.
+const ALPN: &[u8] = b"\x02h2\x08http/1.1\x08http/1.0";
 
 /// The context for handshakes.
 pub struct Acceptor {

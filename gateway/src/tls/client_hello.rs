@@ -31,10 +31,20 @@ pub fn server_name(bytes: &[u8]) -> Hello {
     }
 }
 
-/// Bytes from which on it is worth to look again at what was incomplete: the end of the first record, else twice as many.
+/// Records that a ClientHello is looked for in, one by one: behind them in twice as many bytes.
+const RECORDS: usize = 64;
+
+/// Bytes from which on it is worth to look again at what was incomplete: the end of the record that has begun, or the header of the next one.
 pub fn enough(bytes: &[u8]) -> usize {
-    let first = bytes.get(3..5).map_or(5, |length| 5 + usize::from(u16::from_be_bytes([length[0], length[1]])));
-    if bytes.len() < first { first.min(MAX_HELLO) } else { (2 * bytes.len()).min(MAX_HELLO) }
+    let mut end = 0;
+    for _ in 0..RECORDS {
+        let header = bytes.get(end + 3..end + 5);
+        end = header.map_or(end + 5, |length| end + 5 + usize::from(u16::from_be_bytes([length[0], length[1]])));
+        if bytes.len() < end {
+            return end.min(MAX_HELLO);
+        }
+    }
+    (2 * bytes.len()).min(MAX_HELLO)
 }
 
 /// The bytes do not suffice.
@@ -186,6 +196,13 @@ mod tests {
         for size in [1, 7, 100] {
             assert_eq!(server_name(&in_records(&hello, size)), name, "{size}");
         }
+        let halves = in_records(&hello, hello.len() / 2);
+        let first = 5 + hello.len() / 2;
+        let whole = halves.len();
+        for (length, next) in [(first, first + 5), (first + 4, first + 5), (first + 5, whole), (whole - 1, whole)] {
+            assert_eq!(enough(&halves[..length]), next, "{length}");
+        }
+        assert_eq!(enough(&in_records(&hello, 1)[..6 * RECORDS]), 12 * RECORDS, "a record for each byte");
         for next in [&b"\x16\x03\x01\0\0"[..], b"\x16\x02\0", b"GET"] {
             assert_eq!(server_name(&[&hello, next].concat()), name, "what follows says nothing of it");
         }
