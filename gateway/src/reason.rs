@@ -64,6 +64,8 @@ reasons! {
     TargetTooLong = 414 "The target of the request is too long.",
     /// The request expects something else than `100-continue`.
     ExpectationFailed = 417 "The request expects what cannot be met.",
+    /// TLS was ended here for a host whose TLS is passed through.
+    Misdirected = 421 "TLS of this host is passed through: ask on a connection of its own.",
     /// The head is larger than it may be, or has too many fields.
     HeadTooLarge = 431 "The header fields of the request are too large.",
     /// The client did not take the answer.

@@ -44,7 +44,15 @@ fn refusal(table: &Table, policy: &Policy, head: &RequestHead<'_>, canonical: &C
     if policy.reject_encoded_slashes && has_encoded_slash(&canonical.path) {
         return Some(Reason::BadRequest.into());
     }
-    redirect_to_tls(table, policy, head, canonical)
+    redirect_to_tls(table, policy, head, canonical).or_else(|| misdirected(table, head, canonical))
+}
+
+/// TLS was ended here for a host whose TLS is passed through: the client took a connection that it has for another name, and is to make one of
+/// its own (RFC 9110, 15.5.20). What is sent to that backend has to be TLS.
+fn misdirected(table: &Table, head: &RequestHead<'_>, canonical: &Canonical) -> Option<Reply> {
+    let is_https = super::forward::client_scheme(head) == Scheme::Https;
+    let passes = || table.passthrough(canonical.host.as_str()).is_some();
+    (is_https && passes()).then(|| Reason::Misdirected.into())
 }
 
 /// 308 for plain HTTP to a host with TLS. Behind a trusted proxy that ended TLS itself, `X-Forwarded-Proto` counts.

@@ -107,6 +107,19 @@ fn plain_http_to_such_a_host_is_redirected_and_explain_tells() {
     assert!(explained.get("tlsPassthrough").is_none());
 }
 
+/// A browser asks on a connection that it has for another name of the same certificate.
+#[test]
+fn http_for_such_a_host_over_tls_that_is_ended_here_is_misdirected() {
+    let gateway = scene(&pki::ecdsa(&["backend.test"])).set("trustedProxies", json!(["127.0.0.1/32"])).ready();
+    let mut connection = Tls::new().connect(gateway.https, Some("b.test"));
+    assert_eq!(connection.request("GET", "b.test", "/", &[]).status, 200);
+    let refused = connection.request("GET", "a.test", "/", &[]);
+    assert_eq!((refused.status, refused.header("sluicegate-reason")), (421, Some("Misdirected")));
+    assert_eq!(connection.request("GET", "b.test", "/", &[]).status, 200, "the connection is good for others");
+    let https = [("X-Forwarded-Proto", "https")];
+    assert_eq!(client::request(gateway.http, "GET", "x.w.test", "/", &https).status, 421);
+}
+
 #[test]
 fn much_passes_both_ways_however_the_hello_is_cut() {
     let gateway = scene(&pki::ecdsa(&["backend.test"])).ready();
@@ -134,6 +147,34 @@ fn much_passes_both_ways_however_the_hello_is_cut() {
         connection.send(&block);
         assert_eq!(connection.some(block.len()), block);
     }
+}
+
+/// Where some hosts pass TLS through, those of all others are looked at as well.
+#[test]
+fn a_hello_may_be_in_several_records() {
+    let gateway = scene(&pki::ecdsa(&["backend.test"])).ready();
+    for (name, shown) in [("a.test", "backend.test"), ("b.test", "sluicegate.invalid")] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, to) = (listener.local_addr().unwrap(), gateway.https);
+        std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut upstream = TcpStream::connect(to).unwrap();
+            upstream.set_nodelay(true).unwrap();
+            let (mut back_from, mut back_to) = (upstream.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut back_from, &mut back_to));
+            let mut hello = [0; 5];
+            client.read_exact(&mut hello).unwrap();
+            let mut message = vec![0; usize::from(u16::from_be_bytes([hello[3], hello[4]]))];
+            client.read_exact(&mut message).unwrap();
+            for part in message.chunks(200) {
+                upstream.write_all(&[&hello[..3], &(part.len() as u16).to_be_bytes(), part].concat()).unwrap();
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+            let _ = std::io::copy(&mut client, &mut upstream);
+        });
+        assert_eq!(Tls::new().connect(address, Some(name)).certificate_names(), [shown]);
+    }
+    assert_eq!(gateway.metric("sluicegate_tls_handshakes_total", &["timeout"]), 0.0);
 }
 
 #[test]
