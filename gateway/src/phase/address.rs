@@ -25,8 +25,10 @@ pub fn client(networks: &[IpNet], connection: &Connection, headers: &HeaderMap) 
         return client;
     }
     let values: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
-    for entry in values.iter().rev().flat_map(|value| value.rsplit(',')) {
-        let Some(address) = parse(entry.trim()) else { break };
+    let entries = values.iter().rev().flat_map(|value| value.rsplit(',')).map(str::trim);
+    // Empty members of a list are none (RFC 9110, 5.6.1).
+    for entry in entries.filter(|entry| !entry.is_empty()) {
+        let Some(address) = parse(entry) else { break };
         client = address;
         if !is_trusted(networks, address) {
             break;
@@ -73,6 +75,7 @@ mod tests {
         assert_eq!(walk("10.0.0.1", &["1.1.1.1, 203.0.113.9, 10.0.0.7"]), "203.0.113.9");
         assert_eq!(walk("10.0.0.1", &["203.0.113.9", "10.0.0.7"]), "203.0.113.9");
         assert_eq!(walk("10.0.0.1", &["[2001:db8::1]:99"]), "2001:db8::1");
+        assert_eq!(walk("10.0.0.1", &["203.0.113.9,, ,10.0.0.7,", ""]), "203.0.113.9");
         assert_eq!(walk("10.0.0.1", &["::ffff:203.0.113.9"]), "203.0.113.9");
     }
 

@@ -6,13 +6,16 @@ use http::header::{COOKIE, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, uri::Authority};
 
 use super::{RequestHead, Scheme};
+use sluicegate_snapshot::host::RequestHost;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_SCHEME: HeaderName = HeaderName::from_static("x-scheme");
 
 /// Changes of a request's header fields: names that go, then fields that are set.
 #[derive(Debug, Default)]
@@ -36,7 +39,8 @@ pub struct Forwarding<'a> {
 /// Computes the edits.
 ///
 /// Forwarding fields are ours to set. What a client sends of them is dropped, whichever way it writes the name, unless
-/// its address is trusted; then `X-Forwarded-For` is continued and the others are kept.
+/// its address is trusted; then `X-Forwarded-For` is continued and the others are kept, where they say one thing that can be so. `X-Scheme` and
+/// `X-Forwarded-Scheme` say what `X-Forwarded-Proto` does: backends of ingress-nginx know them.
 pub fn edits(head: &RequestHead<'_>, forwarding: &Forwarding<'_>) -> Edits {
     let trusted = head.connection.trusted;
     let mut edits = Edits::default();
@@ -54,7 +58,6 @@ pub fn edits(head: &RequestHead<'_>, forwarding: &Forwarding<'_>) -> Edits {
     {
         edits.set.push((COOKIE, joined));
     }
-    let keep = |name: &HeaderName| trusted && head.headers.contains_key(name);
     let mut set = |name: HeaderName, value: &[u8]| {
         if let Ok(value) = HeaderValue::from_bytes(value) {
             edits.set.push((name, value));
@@ -63,24 +66,44 @@ pub fn edits(head: &RequestHead<'_>, forwarding: &Forwarding<'_>) -> Edits {
     set(X_FORWARDED_FOR, forwarded_for(head, trusted).as_bytes());
     set(X_REAL_IP, forwarding.client.to_string().as_bytes());
     set(X_REQUEST_ID, forwarding.request_id.as_bytes());
-    if !keep(&X_FORWARDED_PROTO) {
-        set(X_FORWARDED_PROTO, head.connection.client_scheme.as_str().as_bytes());
+    let scheme = client_scheme(head).as_str().as_bytes();
+    [X_FORWARDED_PROTO, X_FORWARDED_SCHEME, X_SCHEME].into_iter().for_each(|name| set(name, scheme));
+    // Several proxies in a row write a list.
+    let is_host =
+        |hosts: &[u8]| hosts.split(|byte| *byte == b',').all(|host| RequestHost::parse(host.trim_ascii()).is_ok());
+    let is_port = |ports: &[u8]| ports.split(|byte| *byte == b',').all(|port| is_port(port.trim_ascii()));
+    if said(head, &X_FORWARDED_HOST, is_host).is_none() {
+        if forwarding.host.is_empty() {
+            edits.remove.push(X_FORWARDED_HOST);
+        } else {
+            set(X_FORWARDED_HOST, forwarding.host);
+        }
     }
-    if !keep(&X_FORWARDED_HOST) && !forwarding.host.is_empty() {
-        set(X_FORWARDED_HOST, forwarding.host);
-    }
-    if !keep(&X_FORWARDED_PORT) {
+    if said(head, &X_FORWARDED_PORT, is_port).is_none() {
         set(X_FORWARDED_PORT, head.connection.port.to_string().as_bytes());
     }
     edits
+}
+
+/// What a trusted proxy says in a field, if it says one thing, and that can be so: a client may have added another one.
+fn said<'a>(head: &RequestHead<'a>, name: &HeaderName, can_be: impl Fn(&[u8]) -> bool) -> Option<&'a [u8]> {
+    let mut values = head.headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let value = values.next().filter(|value| head.connection.trusted && can_be(value))?;
+    values.next().is_none().then_some(value)
+}
+
+fn is_port(text: &[u8]) -> bool {
+    std::str::from_utf8(text).ok().and_then(|text| text.parse::<u16>().ok()).is_some_and(|port| port > 0)
 }
 
 /// `X-Forwarded-For` of a trusted peer goes on with that peer; otherwise it starts with it.
 fn forwarded_for(head: &RequestHead<'_>, trusted: bool) -> String {
     let mut value = String::new();
     if trusted {
-        for part in head.headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|part| part.to_str().ok()) {
-            value.push_str(part);
+        let fields = head.headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|field| field.to_str().ok());
+        let members = fields.flat_map(|field| field.split(',')).map(str::trim);
+        for member in members.filter(|member| !member.is_empty()) {
+            value.push_str(member);
             value.push_str(", ");
         }
     }
@@ -90,8 +113,7 @@ fn forwarded_for(head: &RequestHead<'_>, trusted: bool) -> String {
 
 /// The scheme that the client used: that of a trusted proxy's `X-Forwarded-Proto`, else what the PROXY protocol tells, else the connection's.
 pub fn client_scheme(head: &RequestHead<'_>) -> Scheme {
-    let said = head.headers.get(&X_FORWARDED_PROTO).filter(|_| head.connection.trusted);
-    match said.map(HeaderValue::as_bytes) {
+    match said(head, &X_FORWARDED_PROTO, |_| true) {
         Some(proto) if proto.eq_ignore_ascii_case(b"https") => Scheme::Https,
         Some(proto) if proto.eq_ignore_ascii_case(b"http") => Scheme::Http,
         _ => head.connection.client_scheme,
@@ -103,14 +125,14 @@ fn is_forwarding(name: &str) -> bool {
     let squeezed = || name.bytes().filter(u8::is_ascii_alphanumeric);
     let is = |known: &str| squeezed().eq(known.bytes());
     let begins = |known: &str| squeezed().take(known.len()).eq(known.bytes());
-    is("forwarded") || is("xrealip") || is("xrequestid") || begins("xforwarded") || begins("xoriginal")
+    is("forwarded") || is("xscheme") || is("xrealip") || is("xrequestid") || begins("xforwarded") || begins("xoriginal")
 }
 
 /// Whether the name is written as its standard says, so that keeping it cannot be a trick.
 fn is_exact(name: &HeaderName) -> bool {
     let name = name.as_str();
     let is_plain = !name.contains("--") && name.bytes().all(|byte| byte == b'-' || byte.is_ascii_alphanumeric());
-    let is_known = matches!(name, "forwarded" | "x-real-ip" | "x-request-id");
+    let is_known = matches!(name, "forwarded" | "x-scheme" | "x-real-ip" | "x-request-id");
     is_plain && (is_known || name.starts_with("x-forwarded-") || name.starts_with("x-original-"))
 }
 
@@ -189,13 +211,17 @@ mod tests {
             "X--Forwarded-For",
             "XForwardedFor",
             "-X-Real-IP",
+            "X-Scheme",
+            "X-Forwarded-Scheme",
             "Proxy",
         ];
         let fields: Vec<_> = names.iter().map(|name| (*name, "evil")).collect();
         let headers = forwarded(false, &fields);
         assert!(headers.values().all(|value| value != "evil"), "{headers:?}");
         assert_eq!(all(&headers, "x-forwarded-for"), ["10.0.0.1"]);
-        assert_eq!(all(&headers, "x-forwarded-proto"), ["https"]);
+        for name in ["x-forwarded-proto", "x-forwarded-scheme", "x-scheme"] {
+            assert_eq!(all(&headers, name), ["https"]);
+        }
         assert_eq!(all(&headers, "x-forwarded-host"), ["a.test:8443"]);
         assert_eq!(all(&headers, "x-forwarded-port"), ["443"]);
         assert_eq!(all(&headers, "x-real-ip"), ["192.0.2.7"]);
@@ -220,8 +246,28 @@ mod tests {
     }
 
     #[test]
+    fn what_a_trusted_proxy_says_twice_or_cannot_mean_is_not_believed() {
+        let rows: &[&[(&str, &str)]] = &[
+            &[("X-Forwarded-Proto", "http"), ("X-Forwarded-Proto", "https")],
+            &[("X-Forwarded-Proto", "javascript"), ("X-Forwarded-Host", "<script>"), ("X-Forwarded-Port", "70000")],
+            &[("X-Forwarded-Proto", "http, https"), ("X-Forwarded-Host", ""), ("X-Forwarded-Port", "0")],
+            &[("X-Forwarded-Host", "b.test"), ("X-Forwarded-Host", "c.test"), ("X-Forwarded-Port", "443, abc")],
+        ];
+        for fields in rows {
+            let headers = forwarded(true, fields);
+            assert_eq!(all(&headers, "x-forwarded-proto"), ["https"], "{fields:?}");
+            assert_eq!(all(&headers, "x-forwarded-host"), ["a.test:8443"], "{fields:?}");
+            assert_eq!(all(&headers, "x-forwarded-port"), ["443"], "{fields:?}");
+        }
+        assert_eq!(
+            all(&forwarded(true, &[("X-Forwarded-For", ",, 192.0.2.7 ,")]), "x-forwarded-for"),
+            ["192.0.2.7, 10.0.0.1"]
+        );
+    }
+
+    #[test]
     fn other_fields_pass() {
         let headers = forwarded(false, &[("Cookie", "a=b"), ("X-Forward", "1"), ("Authorization", "x")]);
-        assert_eq!(headers.len(), 3 + 6);
+        assert_eq!(headers.len(), 3 + 8);
     }
 }
