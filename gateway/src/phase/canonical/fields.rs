@@ -11,12 +11,49 @@ const ONE_HOP: [&str; 8] =
     ["te", "upgrade", "trailer", "connection", "keep-alive", "http2-settings", "proxy-connection", "transfer-encoding"];
 
 /// Beginnings of names that a client may not have taken away by nominating them: whoever sits behind relies on them.
-const END_TO_END: [&str; 8] =
-    ["accept", "content-", "if-", "x-forwarded-", "x-original-", "x-real-", "x-request-", "sec-"];
+const END_TO_END: [&str; 26] = [
+    "accept",
+    "content-",
+    "if-",
+    "x-forwarded",
+    "x-original-",
+    "x-real-",
+    "x-request-",
+    "sec-",
+    "access-control-",
+    "x-client-",
+    "x-cluster-",
+    "x-csrf-",
+    "x-xsrf-",
+    "x-auth-",
+    "x-api-",
+    "x-amz-",
+    "x-ssl-",
+    "ssl-",
+    "client-cert",
+    "cf-",
+    "true-client-",
+    "remote-",
+    "x-remote-",
+    "x-frame-",
+    "x-xss-",
+    "strict-transport-",
+];
 
 /// More of them, whole names.
-const END_TO_END_NAMES: [&str; 14] = [
+const END_TO_END_NAMES: [&str; 25] = [
     "via",
+    "vary",
+    "etag",
+    "dpop",
+    "x-scheme",
+    "location",
+    "signature",
+    "set-cookie",
+    "signature-input",
+    "early-data",
+    "referrer-policy",
+    "www-authenticate",
     "date",
     "host",
     "range",
@@ -57,8 +94,11 @@ pub fn is_one_hop(name: &[u8]) -> bool {
     is_one_of(name, &ONE_HOP)
 }
 
-/// Whether `Connection` may nominate a field: not one of forwarding, of security or of the message itself (CVE-2026-105299).
+/// Whether `Connection` may nominate a field: not one of forwarding, of security or of the message itself (CVE-2026-105299), however it is
+/// written for servers that take `_` for `-`.
 pub fn may_be_nominated(name: &[u8]) -> bool {
+    let name: Vec<u8> = name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
+    let name = &name[..];
     let begins = |with: &&str| name.len() >= with.len() && name[..with.len()].eq_ignore_ascii_case(with.as_bytes());
     !is_one_of(name, &END_TO_END_NAMES) && !END_TO_END.iter().any(begins)
 }
@@ -118,9 +158,33 @@ mod tests {
         for name in ["close", "keep-alive", "Upgrade", "TE", "HTTP2-Settings", "x-hop", "Proxy-Authorization"] {
             assert!(may_be_nominated(name.as_bytes()), "{name}");
         }
-        for name in
-            ["Host", "Content-Length", "X-Forwarded-For", "authorization", "Cookie", "Transfer-Encoding", "If-Match"]
-        {
+        for name in [
+            "Host",
+            "Content-Length",
+            "X-Forwarded-For",
+            "authorization",
+            "Cookie",
+            "Transfer-Encoding",
+            "If-Match",
+            "X_Forwarded_For",
+            "X-Forwarded",
+            "X-CSRF-Token",
+            "X-Client-IP",
+            "True-Client-IP",
+            "CF-Connecting-IP",
+            "Client-Cert",
+            "Ssl-Client-Verify",
+            "X-SSL-Client-Cert",
+            "X-Auth-Request-User",
+            "Remote-User",
+            "DPoP",
+            "X-Api-Key",
+            "X-Amz-Security-Token",
+            "Access-Control-Request-Method",
+            "Set-Cookie",
+            "Location",
+            "Strict-Transport-Security",
+        ] {
             assert!(!may_be_nominated(name.as_bytes()), "{name}");
         }
     }

@@ -36,7 +36,10 @@ struct Said<'a> {
     nominated: Nominated<'a>,
     upgrade: Option<&'a [u8]>,
     upgrades: usize,
+    /// A WebSocket is among what they name, or would be for a lenient server.
+    offers_websocket: bool,
     expects: bool,
+    expectations: usize,
     cookies: Vec<&'a [u8]>,
 }
 
@@ -52,7 +55,7 @@ pub fn request(bytes: &[u8], limits: &Limits) -> Result<Request, Refused> {
     let canonical = Canonical::of(&method, &encoded(target), host, http10)?;
     let framing = said.framing.framing();
     let upgrade = is_websocket(&said, &method, http10);
-    if upgrade && !matches!(framing, Framing::None | Framing::Length(0)) {
+    if said.offers_websocket && !matches!(framing, Framing::None | Framing::Length(0)) {
         return Err(Malformed("a request for a WebSocket has a body").into());
     }
     let head = write(&method, &canonical, http10, &head.fields, &said, upgrade);
@@ -98,12 +101,15 @@ fn judge_fields<'a>(fields: &[Field<'a>], http10: bool, limits: &Limits) -> Resu
             field if field.is("upgrade") => {
                 said.upgrades += 1;
                 said.upgrade = Some(field.value);
+                said.offers_websocket |=
+                    Nominated::elements(field.value).any(|name| name.eq_ignore_ascii_case(b"websocket"));
             }
             field if field.is("expect") => {
                 if !field.value.eq_ignore_ascii_case(b"100-continue") {
                     return Err(Refused { reason: Reason::ExpectationFailed, detail: "Expect is not 100-continue" });
                 }
                 said.expects = !http10;
+                said.expectations += 1;
             }
             field if field.is("cookie") => said.cookies.push(field.value),
             _ => {}
@@ -111,6 +117,9 @@ fn judge_fields<'a>(fields: &[Field<'a>], http10: bool, limits: &Limits) -> Resu
     }
     if said.hosts > 1 {
         return Err(Malformed("there are several Host fields").into());
+    }
+    if said.expectations > 1 {
+        return Err(Malformed("there are several Expect fields").into());
     }
     limits.judge_count(fields.len() - said.cookies.len(), said.cookies.len())?;
     Ok(said)

@@ -71,7 +71,7 @@ pub fn read(bytes: &[u8], question: Question) -> Result<Answer, Malformed> {
     let (http10, status) = status_line(head.start)?;
     let said = judge_fields(&head.fields, http10)?;
     let rest = match status {
-        101 if question.upgrade && said.websocket && !http10 => Rest::Switched,
+        101 if question.upgrade && said.is_switch() && !http10 => Rest::Switched,
         101 => return Err(Malformed("protocols are switched that nobody asked to")),
         100..=199 => Rest::Head,
         204 | 304 => Rest::Length(0),
@@ -106,10 +106,21 @@ fn status_line(line: &[u8]) -> Result<(bool, u16), Malformed> {
 #[derive(Default)]
 struct Said<'a> {
     framing: Declared,
-    websocket: bool,
+    /// Upgrade fields, and those that say `websocket`.
+    upgrades: usize,
+    websockets: usize,
     /// How long the server keeps the connection.
     idle: Option<Duration>,
     nominated: Nominated<'a>,
+}
+
+impl Said<'_> {
+    /// Whether it says that it switches to WebSocket and nothing else, and frames nothing (RFC 9110, 7.8 and 15.2.2). That `Connection` does not
+    /// name `upgrade` is left out: nginx has always said it for the backend.
+    fn is_switch(&self) -> bool {
+        let has_no_body = matches!(self.framing.framing(), Framing::None | Framing::Length(0));
+        self.upgrades == 1 && self.websockets == 1 && has_no_body
+    }
 }
 
 fn judge_fields<'a>(fields: &[Field<'a>], http10: bool) -> Result<Said<'a>, Malformed> {
@@ -129,7 +140,8 @@ fn judge_fields<'a>(fields: &[Field<'a>], http10: bool) -> Result<Said<'a>, Malf
         } else if field.is("keep-alive") {
             said.idle = timeout(field.value);
         } else if field.is("upgrade") {
-            said.websocket |= field.value.eq_ignore_ascii_case(b"websocket");
+            said.upgrades += 1;
+            said.websockets += usize::from(field.value.eq_ignore_ascii_case(b"websocket"));
         }
     }
     Ok(said)
