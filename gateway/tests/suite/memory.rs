@@ -116,3 +116,16 @@ fn who_takes_nothing_has_less_time_for_it_while_memory_runs_short() {
     gateway.wait_metric("sluicegate_requests_total", &["ClientStalled"], 1.0);
     assert!((5..40).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn who_sends_a_body_slowly_has_to_send_faster_while_memory_runs_short() {
+    let gateway = small().set("timeouts", json!({"body": 600})).ready();
+    let begun = Instant::now();
+    let mut attack = Attack::on(&gateway);
+    attack.until(&gateway, 1);
+    // Nobody goes; nobody sends the rest.
+    let refused = || gateway.metric("sluicegate_requests_total", &["ClientTimeout"]);
+    eventually("uploads to be refused", || (refused() > 0.0).then_some(()));
+    eventually("memory to be freed", || (gateway.metric("sluicegate_memory_pressure", &[]) == 0.0).then_some(()));
+    assert!((5..60).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+}

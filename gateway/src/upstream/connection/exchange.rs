@@ -227,7 +227,7 @@ impl Exchange {
     /// Nothing moves; ready when that has lasted too long. The engine reads or writes, and never both: each of them waits here.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let waits = self.waits();
-        ready!(self.patience.poll(waits, cx));
+        ready!(self.patience.poll(waits, self.reading.is_short(), cx));
         let _ = self.seen.slow.set(waits);
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }

@@ -8,6 +8,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
+use crate::io::pressure::SHORT_STALL;
+
+/// How much faster than it has to a client must send its body while memory runs short: what is held for it is needed.
+const SHORT_TIMES: u64 = 16;
+
 /// How long an exchange waits.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
@@ -43,19 +48,22 @@ pub struct Patience {
     armed: Option<Waits>,
     /// Made when it is first waited, and set again after that.
     sleep: Option<Pin<Box<Sleep>>>,
-    /// Bytes of the request that were sent in the window.
+    /// Bytes of the request that were sent in the window, and since its part began, and how much of it is over.
     sent: u64,
+    lately: u64,
+    over: Duration,
 }
 
 impl Patience {
     /// Nothing is waited for yet.
     pub fn new(times: Times) -> Self {
-        Patience { times, armed: None, sleep: None, sent: 0 }
+        Patience { times, armed: None, sleep: None, sent: 0, lately: 0, over: Duration::ZERO }
     }
 
     fn limit(&self, waits: Waits) -> Duration {
         match waits {
-            Waits::ForClient => self.times.window,
+            // It is looked at in between.
+            Waits::ForClient => SHORT_STALL.min(self.times.window.saturating_sub(self.over)),
             Waits::ForAnswer => self.times.answer,
             Waits::ForStream => self.times.stream,
             Waits::ForUpgraded => self.times.upgraded,
@@ -69,32 +77,52 @@ impl Patience {
 
     /// So much was sent. The client's window goes on with it; every other wait begins anew.
     pub fn wrote(&mut self, count: usize) {
-        self.sent += count as u64;
+        self.lately += count as u64;
         if self.armed != Some(Waits::ForClient) {
             self.armed = None;
         }
     }
 
-    /// Waits; ready when that has lasted too long.
-    pub fn poll(&mut self, waits: Waits, cx: &mut Context<'_>) -> Poll<()> {
+    /// A part of the window is over; whether enough was sent. `is_short`: memory is.
+    fn goes_on(&mut self, is_short: bool) -> bool {
+        let (part, lately) = (self.limit(Waits::ForClient), std::mem::take(&mut self.lately));
+        let enough = |rate: u64, time: Duration| rate.saturating_mul(time.as_secs());
+        self.sent += lately;
+        self.over += part;
+        if is_short && lately < enough(self.times.rate.saturating_mul(SHORT_TIMES), part) {
+            return false;
+        }
+        if self.over < self.times.window {
+            return true;
+        }
+        self.over = Duration::ZERO;
+        std::mem::take(&mut self.sent) >= enough(self.times.rate, self.times.window)
+    }
+
+    /// Waits; ready when that has lasted too long. `is_short`: memory is.
+    pub fn poll(&mut self, waits: Waits, is_short: bool, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.armed != Some(waits) {
-                let deadline = Instant::now() + self.limit(waits);
-                match &mut self.sleep {
-                    Some(sleep) => sleep.as_mut().reset(deadline),
-                    None => self.sleep = Some(Box::pin(tokio::time::sleep_until(deadline))),
-                }
-                (self.armed, self.sent) = (Some(waits), 0);
+                (self.armed, self.sent, self.lately, self.over) = (Some(waits), 0, 0, Duration::ZERO);
+                self.arm(waits);
             }
             let Some(sleep) = &mut self.sleep else { return Poll::Pending };
             if sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            self.armed = None;
-            let enough = self.times.rate.saturating_mul(self.times.window.as_secs());
-            if waits != Waits::ForClient || self.sent < enough {
+            if waits != Waits::ForClient || !self.goes_on(is_short) {
+                self.armed = None;
                 return Poll::Ready(());
             }
+            self.arm(waits);
+        }
+    }
+
+    fn arm(&mut self, waits: Waits) {
+        let deadline = Instant::now() + self.limit(waits);
+        match &mut self.sleep {
+            Some(sleep) => sleep.as_mut().reset(deadline),
+            None => self.sleep = Some(Box::pin(tokio::time::sleep_until(deadline))),
         }
     }
 }
@@ -116,8 +144,18 @@ mod tests {
 
     /// Whether it ends within so many seconds, in which `each` second something happens.
     async fn ends(patience: &mut Patience, waits: Waits, seconds: u64, each: impl Fn(&mut Patience)) -> bool {
+        ends_where(patience, waits, seconds, false, each).await
+    }
+
+    async fn ends_where(
+        patience: &mut Patience,
+        waits: Waits,
+        seconds: u64,
+        is_short: bool,
+        each: impl Fn(&mut Patience),
+    ) -> bool {
         for _ in 0..seconds {
-            let wait = std::future::poll_fn(|cx| patience.poll(waits, cx));
+            let wait = std::future::poll_fn(|cx| patience.poll(waits, is_short, cx));
             if tokio::time::timeout(Duration::from_secs(1), wait).await.is_ok() {
                 return true;
             }
@@ -144,6 +182,20 @@ mod tests {
             assert!(!ends(&mut patience(), waits, 4000, |patience| patience.wrote(1)).await, "{waits:?}");
             assert!(!ends(&mut patience(), waits, 4000, Patience::read).await, "{waits:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_memory_runs_short_a_client_has_to_send_faster() {
+        let ends = async |bytes| {
+            ends_where(&mut patience(), Waits::ForClient, 100, true, |patience| patience.wrote(bytes)).await
+        };
+        assert!(!ends(16 * 700).await);
+        assert!(ends(16 * 500).await);
+        let mut patience = patience();
+        for waits in [Waits::ForAnswer, Waits::ForStream, Waits::ForUpgraded] {
+            assert!(!ends_where(&mut patience, waits, 59, true, |_| {}).await, "{waits:?}");
+        }
+        assert!(ends_where(&mut patience, Waits::ForClient, 6, true, |_| {}).await, "soon");
     }
 
     #[tokio::test(start_paused = true)]

@@ -36,17 +36,22 @@ impl Reading {
     pub(super) fn begin(&self) {
         if let Some(client) = &self.client {
             client.window.begin();
-            client.upload.begin(self.piece());
+            client.upload.begin(self.piece_of_request());
             if let Some(held) = client.held.get() {
                 held.begins();
             }
         }
     }
 
+    /// Whether memory runs short.
+    pub(super) fn is_short(&self) -> bool {
+        self.memory.pressure() >= Pressure::ShortIdle
+    }
+
     /// The endpoint has taken what the engine has written.
     pub(super) fn sent(&self) {
         if let Some(client) = &self.client {
-            client.upload.took(self.piece());
+            client.upload.took(self.piece_of_request());
         }
     }
 
@@ -65,6 +70,11 @@ impl Reading {
     fn piece(&self) -> usize {
         let own = usize::try_from(self.cells.in_flight.load(Ordering::Relaxed)).unwrap_or(0);
         self.memory.piece(own * self.workers)
+    }
+
+    /// Of an HTTP/2 stream everything is taken before its windows open, and the next frame is read.
+    fn piece_of_request(&self) -> usize {
+        if self.held().is_some() { 1 } else { self.piece() }
     }
 
     /// Bytes of the next read, at most.
