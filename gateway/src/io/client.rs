@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -41,6 +41,8 @@ pub struct ClientInfo {
     pub server_header: Option<HeaderValue>,
     /// The request that is lent to the engine, on HTTP/1.
     pub lending: Lending,
+    /// An answer was cut whose end only the end of the connection tells: that must not look like one.
+    pub is_cut: AtomicBool,
     /// Set where a request was refused before any phase ran.
     pub refusal: OnceLock<Refusal>,
     /// Seconds for which the kernel lets the client take nothing, at least; it is the whole connection's.
@@ -60,6 +62,7 @@ impl ClientInfo {
             connection,
             server_header,
             lending: Lending::default(),
+            is_cut: AtomicBool::new(false),
             refusal: OnceLock::new(),
             user_timeout: Arc::default(),
             held: OnceLock::new(),
@@ -176,6 +179,10 @@ impl ClientStream {
 impl Drop for ClientStream {
     fn drop(&mut self) {
         self.cells.closed(self.info.connection.scheme);
+        if self.info.is_cut.load(Ordering::Relaxed) {
+            // The kernel resets it. Without the option its end looks like one.
+            let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
+        }
     }
 }
 

@@ -82,11 +82,14 @@ impl Serve {
 
     /// Reads the PROXY header that is due. `None`: the connection is over.
     async fn behind_proxy(&self, tcp: &mut TcpStream) -> Option<Whose> {
-        let limit = Duration::from_secs(self.shared.settings.timeouts.handshake.into());
+        let timeouts = &self.shared.settings.timeouts;
+        let silence = Duration::from_secs(timeouts.first_byte.into());
+        // Whoever only connects looks whether somebody listens, also where it stays for a while.
+        timeout(silence, tcp.readable()).await.ok()?.ok()?;
+        let limit = Duration::from_secs(timeouts.handshake.into());
         let header = timeout(limit, proxy_protocol::read(tcp)).await;
         match header.unwrap_or(Err(Failed::Malformed("it takes too long"))) {
             Ok(whose) => Some(whose),
-            // Whoever only connects looks whether somebody listens.
             Err(Failed::Gone) => None,
             Err(Failed::Malformed(detail)) => {
                 tracing::debug!(detail, "no PROXY header, or a malformed one");

@@ -160,7 +160,7 @@ impl Gateway {
             session.set_read_timeout(Some(Duration::from_secs(seconds.into())));
         }
         let Some(seconds) = policy.client_write_timeout else { return };
-        if session.is_http2() {
+        if view::is_http2(session) {
             session.set_write_timeout(Some(Duration::from_secs(seconds.into())));
         }
         if let Some(info) = &ctx.info {
@@ -186,7 +186,7 @@ impl Gateway {
 
     async fn answer(&self, session: &mut Session, ctx: &mut Ctx, reply: &Reply, close: bool) -> pingora::Result<()> {
         ctx.reason = reply.reason;
-        if session.is_http2() && reply.content.is_none() {
+        if view::is_http2(session) && reply.content.is_none() {
             session.set_write_timeout(Some(OWN_ANSWER));
         }
         // A connection that closes lets its client read, whatever that still sends; only one that is kept needs the body out of the way.
@@ -198,9 +198,6 @@ impl Gateway {
         let mut fields = self.marks(ctx).fields();
         if let Ok(id) = http::HeaderValue::from_str(&ctx.request_id) {
             fields.push((http::HeaderName::from_static("x-request-id"), id));
-        }
-        if let Some(held) = ctx.info.as_ref().and_then(|info| info.held.get()) {
-            held.passed(response.body.len(), session.body_bytes_sent());
         }
         reply::write(session, response, fields, close).await
     }
@@ -249,7 +246,10 @@ impl ProxyHttp for Gateway {
         session.set_read_timeout(Some(Duration::from_secs(timeouts.stream.into())));
         // HTTP/1 has its own, which counts progress.
         let stall = Duration::from_secs(timeouts.client_write.into());
-        let is_http2 = session.is_http2();
+        // Which would take them for the answer (RFC 9110, 15.2).
+        let is_old = session.req_header().version <= Version::HTTP_10;
+        session.as_downstream_mut().set_ignore_info_resp(is_old);
+        let is_http2 = view::is_http2(session);
         session.set_write_timeout(is_http2.then_some(stall));
         let Some(reply) = self.judge(session, ctx) else {
             self.apply_policy(session, ctx);
@@ -371,9 +371,6 @@ impl ProxyHttp for Gateway {
         _: bool,
         ctx: &mut Ctx,
     ) -> pingora::Result<()> {
-        if let Some(held) = ctx.info.as_ref().and_then(|info| info.held.get()) {
-            held.keeps(session.body_bytes_read());
-        }
         let limit = ctx.route.as_ref().map_or(0, |route| route.policy.body_limit);
         // What is sent once more was counted when it was read; what follows an upgrade is no body.
         if limit == 0 || session.was_upgraded() || session.body_bytes_read() as u64 <= limit {
@@ -420,14 +417,12 @@ impl ProxyHttp for Gateway {
     fn response_body_filter(
         &self,
         session: &mut Session,
-        body: &mut Option<Bytes>,
+        _: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> pingora::Result<Option<Duration>> {
         ctx.passed |= end_of_stream;
-        if let Some((info, held)) = ctx.info.as_ref().and_then(|info| Some((info, info.held.get()?))) {
-            held.passed(body.as_ref().map_or(0, Bytes::len), session.body_bytes_sent());
-            info.window.took();
+        if view::is_http2(session) {
             // While memory runs short, what waits to be sent is needed for others.
             let is_short = self.shared.memory.pressure() >= Pressure::ShortIdle;
             session.set_write_timeout(Some(if is_short { self.stall(ctx).min(SHORT_STALL) } else { self.stall(ctx) }));
@@ -443,6 +438,11 @@ impl ProxyHttp for Gateway {
             let reply = Reply::from(reason);
             // The client being gone as well changes nothing.
             let _ = self.answer(session, ctx, &reply, true).await;
+        } else if let Some(info) = &ctx.info {
+            // HTTP/1.0 knows no chunks, of which the last one would be missed (RFC 9112, 8).
+            let is_told = session.response_written().is_some_and(|answer| answer.headers.contains_key(CONTENT_LENGTH));
+            let is_old = session.req_header().version <= Version::HTTP_10;
+            info.is_cut.store(is_old && !is_told, Ordering::Relaxed);
         }
         FailToProxy { error_code: reason.status(), can_reuse_downstream: false }
     }

@@ -40,6 +40,69 @@ fn http_1_0_is_served_and_closed() {
     assert_eq!(client::raw(gateway.http, "GET / HTTP/1.0\r\n\r\n").status, 200, "no Host is needed");
 }
 
+/// An old client would take them for the answer (RFC 9110, 15.2).
+#[test]
+fn interim_answers_are_not_for_http_1_0() {
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let gateway = scripted(&Scripted::answering(hints));
+    for (version, status) in [("1.0", 200), ("1.1", 103)] {
+        let mut connection = client::connect(gateway.http);
+        connection.send(format!("GET / HTTP/{version}\r\nHost: a.test\r\n\r\n"));
+        assert_eq!(connection.read_head().status, status);
+    }
+}
+
+/// The end of the connection is the end of such an answer, so one that was cut ends with a reset, or without the end of TLS.
+#[test]
+fn an_answer_to_http_1_0_that_is_cut_does_not_look_whole() {
+    let cut = [
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\nzz\r\n",
+    ];
+    for answer in cut {
+        let gateway = scripted(&Scripted::answering(answer));
+        let mut plain = client::connect(gateway.http);
+        let mut tls = Tls::new().alpn(b"\x08http/1.0").connect(gateway.https, Some("a.test"));
+        let request = "GET / HTTP/1.0\r\nHost: a.test\r\n\r\n";
+        plain.send(request);
+        tls.send(request);
+        for end in [plain.stream.read_to_end(&mut Vec::new()), tls.stream.read_to_end(&mut Vec::new())] {
+            assert!(end.is_err(), "{answer}");
+        }
+    }
+    let whole =
+        scripted(&Scripted::answering("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"));
+    let mut connection = client::connect(whole.http);
+    connection.send("GET / HTTP/1.0\r\nHost: a.test\r\n\r\n");
+    assert_eq!(connection.read(false).body, b"ok");
+}
+
+#[test]
+fn protocols_are_switched_as_they_were_asked_to_or_not() {
+    let switch = |fields: &str| {
+        let backend = Scripted::new({
+            let answer = format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n");
+            move |mut incoming| incoming.send(&answer)
+        });
+        let gateway = scripted(&backend);
+        let mut connection = client::connect(gateway.http);
+        connection.send("GET / HTTP/1.1\r\nHost: a.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+        connection.read_head().status
+    };
+    for (fields, status) in [
+        ("Upgrade: websocket\r\nConnection: Upgrade\r\n", 101),
+        ("Upgrade: WebSocket\r\n", 101),
+        ("Upgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 0\r\n", 101),
+        ("Upgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 5\r\n", 502),
+        ("Upgrade: websocket\r\nConnection: Upgrade\r\nTransfer-Encoding: chunked\r\n", 502),
+        ("Upgrade: h2c\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n", 502),
+        ("Upgrade: websocket\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n", 502),
+        ("Connection: Upgrade\r\n", 502),
+    ] {
+        assert_eq!(switch(fields), status, "{fields}");
+    }
+}
+
 #[test]
 fn request_bodies_arrive_however_they_are_framed() {
     let gateway = gateway();

@@ -7,6 +7,7 @@ mod out;
 pub(super) mod refuse;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -68,7 +69,8 @@ impl Serve {
                         tokio::task::yield_now().await;
                     }
                 }
-                Some(left) => return linger(left.incoming.stream).await,
+                Some(left) if !info.is_cut.load(Ordering::Relaxed) => return linger(left.incoming.stream).await,
+                Some(_) => return,
                 None => return,
             }
         }
@@ -119,7 +121,7 @@ impl Serve {
     }
 }
 
-/// How many requests a connection serves: up to a tenth less than it may, so that those which began together do not end together.
+/// How many requests a connection serves: up to a tenth less than it may, so that those which began together do not end together; 0: however many.
 pub(super) fn requests_of_a_connection(limit: usize) -> usize {
-    limit - rand::random_range(0..=limit / 10)
+    if limit == 0 { usize::MAX } else { limit - rand::random_range(0..=limit / 10) }
 }
