@@ -7,6 +7,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
+use super::view;
 use crate::phase::respond::OwnResponse;
 
 /// Body bytes that are taken before an answer that does not need them.
@@ -18,7 +19,7 @@ const BODY_TIME: Duration = Duration::from_secs(1);
 /// Takes a short request body, so that the connection can be kept.
 /// One that waits for `100 Continue` has not sent any.
 pub(super) async fn take_body(session: &mut Session) {
-    if session.is_http2() || session.req_header().headers.contains_key(EXPECT) {
+    if view::is_http2(session) || session.req_header().headers.contains_key(EXPECT) {
         return;
     }
     let take = async {
@@ -52,7 +53,7 @@ pub(super) async fn write(
     }
     if close {
         session.set_keepalive(None);
-        if !session.is_http2() {
+        if !view::is_http2(session) {
             header.insert_header(CONNECTION, "close")?;
         }
     }

@@ -1,6 +1,7 @@
 //! The engine's request as the phases' plain views.
 
 use pingora::http::{RequestHeader, Version};
+use pingora::proxy::Session;
 
 use crate::phase::{Connection, Hosts, RequestHead};
 
@@ -29,6 +30,11 @@ fn hosts(request: &RequestHeader) -> Hosts<'_> {
         (Some(host), None) => Hosts::One(host.as_bytes()),
         (Some(_), Some(_)) => Hosts::Many,
     }
+}
+
+/// Whether a request came over HTTP/2; the engine does not know that of sessions that are not its own.
+pub(super) fn is_http2(session: &Session) -> bool {
+    session.req_header().version == Version::HTTP_2
 }
 
 /// Whether a request asks for a WebSocket, the one protocol that is switched to.

@@ -142,6 +142,43 @@ fn gateway() -> Gateway {
     Start::with(&everything_to(&[echo()])).set("workers", 1.into()).ready()
 }
 
+/// What the library refuses by itself is counted as if the gateway had.
+#[test]
+fn what_is_malformed_or_too_large_is_refused_and_counted() {
+    let gateway = gateway();
+    let rejected =
+        |why: &str, count: f64| gateway.wait_metric("sluicegate_rejected_total", &[&format!("\"{why}\"")], count);
+    let mut raw = Raw::connect(&gateway, &[]);
+    let malformed: [&[(&[u8], &[u8])]; 6] = [
+        &[(b"connection", b"x")],
+        &[(b"te", b"gzip")],
+        &[(b":path", b"/")],
+        &[(b"content-length", b"5"), (b"content-length", b"5")],
+        &[(b"content-length", b"5, 5")],
+        &[(b"content-length", b"x")],
+    ];
+    for (stream, fields) in (1..).step_by(2).zip(malformed) {
+        raw.head(stream, 0, &request(b"POST", b"/", fields));
+        let ended = raw.until(|frame| frame.stream == stream).unwrap();
+        assert_eq!((ended.kind, ended.code()), (RST_STREAM, 1), "{fields:?}");
+    }
+    rejected("MalformedStream", 6.0);
+    raw.head(101, END_STREAM, &request(b"GET", b"/", &[(b"x", &[b'x'; 33_000])]));
+    assert_eq!(raw.until(|frame| frame.stream == 101).unwrap().kind, HEADERS, "431");
+    rejected("HeadTooLarge", 1.0);
+    // A number that the table has not: nothing can be read any more.
+    raw.head(103, END_STREAM, &[0xff, 0xff, 0x7f]);
+    assert!(raw.until(|frame| frame.kind == GOAWAY && frame.code() != 0).is_some());
+    rejected("MalformedStream", 7.0);
+    // The library resets them, or the gateway: after so many it ends the connection.
+    let mut raw = Raw::connect(&gateway, &[]);
+    let sent = (1..2000).step_by(2).take_while(|stream| {
+        raw.head(*stream, 0, &request(b"POST", b"/", &[(b"connection", b"x")]));
+        raw.until(|frame| frame.kind == RST_STREAM).is_some()
+    });
+    assert!((32..64).contains(&sent.count()));
+}
+
 #[test]
 fn floods_of_frames_that_belong_to_no_request_end_the_connection() {
     let gateway = gateway();

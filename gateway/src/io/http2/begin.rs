@@ -9,7 +9,8 @@ pub const A_FEW: usize = 8;
 pub const WAIT: Duration = Duration::from_millis(50);
 
 /// How long a stream waits where those that have begun hold too much and the client takes nothing of them, before it is refused.
-pub const PATIENCE: Duration = Duration::from_secs(1);
+/// On a slow line the kernel takes large pieces, with seconds in between.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a stream that wants to begin is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

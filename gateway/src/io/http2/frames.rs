@@ -32,11 +32,15 @@ const REQUEST_WORK: f64 = 50.0;
 const CONTROL_WORK: f64 = 2.0;
 const DATA_WORK: f64 = 1.0;
 
+/// How much more than it may a client can have caused, in seconds: who has gone on for long at a steady rate does not take turns for as long.
+const MOST_DEBT: f64 = 2.0;
+
 /// What the watch tells the connection's loop.
 #[derive(Debug, Default)]
 pub struct Watched {
     spent: AtomicBool,
     in_head: AtomicBool,
+    in_frame: AtomicBool,
     /// Until when it takes turns, in nanoseconds since it was first asked.
     takes_turns: AtomicU64,
     asked: OnceLock<Instant>,
@@ -49,9 +53,31 @@ impl Watched {
         self.spent.load(Ordering::Relaxed)
     }
 
+    /// It has, and the loop is to know.
+    pub fn spend(&self) {
+        if !self.spent.swap(true, Ordering::Relaxed) {
+            self.look();
+        }
+    }
+
+    /// The loop is to look.
+    pub fn look(&self) {
+        self.changed.notify_one();
+    }
+
     /// Whether a head has begun and not ended.
     pub fn is_in_head(&self) -> bool {
         self.in_head.load(Ordering::Relaxed)
+    }
+
+    /// Whether a frame has.
+    pub fn is_in_frame(&self) -> bool {
+        self.in_frame.load(Ordering::Relaxed)
+    }
+
+    /// That it has, or has not.
+    pub fn set_in_frame(&self, in_frame: bool) {
+        self.in_frame.store(in_frame, Ordering::Relaxed);
     }
 
     /// Whether it has caused so much work that it takes turns with its like.
@@ -70,7 +96,7 @@ impl Watched {
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Resolves when one of the first two may have changed.
+    /// Resolves when the loop has to look at them, or at what the library has refused.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -124,6 +150,7 @@ impl FrameWatch {
             kind::DATA if length > 0 => DATA_WORK,
             _ => CONTROL_WORK,
         };
+        self.work = self.work.max(-MOST_DEBT * WORK_PER_SECOND * self.factor);
         let cost = match kind {
             kind::DATA if length > 0 || flags & kind::END_STREAM != 0 => 0.0,
             kind::HEADERS => 0.0,
@@ -140,8 +167,8 @@ impl FrameWatch {
         let earned = now.saturating_duration_since(self.since).as_secs_f64() * PER_SECOND * self.factor;
         self.since = now;
         self.left = (self.left + earned).min(ALLOWANCE * self.factor) - cost;
-        if self.left < 0.0 && !watched.spent.swap(true, Ordering::Relaxed) {
-            watched.changed.notify_one();
+        if self.left < 0.0 {
+            watched.spend();
         }
     }
 }
@@ -151,7 +178,7 @@ mod tests {
     use super::*;
 
     fn frame(kind: u8, flags: u8, length: usize) -> Frame {
-        Frame { length, kind, flags, stream: 1 }
+        Frame { length, kind, flags, stream: 1, code: 0 }
     }
 
     /// Whether so many of a frame are too many, at once or one each so often.

@@ -1,11 +1,10 @@
 //! What a stream holds besides its head: of its answer what is not sent, and what is kept of its request's body. A piece of the answer is
-//! read ahead of the engine, read by it, passed to the client's side, given to the HTTP/2 library (`sent`), and goes out (`unsent.rs`).
+//! read ahead of the engine, read by it, passed to the client's side, given to the HTTP/2 library (`sent`), and goes out (`open.rs`).
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::streams::Streams;
-use super::unsent::Round;
 
 /// Bytes of a piece: one DATA frame, for which the client has `timeouts.clientWrite`.
 pub const PIECE: usize = 16 * 1024;
@@ -13,20 +12,24 @@ pub const PIECE: usize = 16 * 1024;
 /// The same to begin with, and where the connection holds half of what it may.
 const SMALL_PIECE: usize = 2048;
 
-/// Bytes of a request's body that the engine keeps, to send them once more, at most.
+/// Bytes of a request's body that are kept, to send them once more, at most.
 const KEPT: usize = 64 * 1024;
+
+/// The part of the budget that all requests of a connection may hold with that.
+pub const KEPT_PART: usize = 8;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Held {
     of: Arc<Streams>,
+    stream: u32,
     parts: Mutex<Parts>,
 }
 
 impl Held {
-    /// Nothing yet.
-    pub(super) fn new(of: Arc<Streams>) -> Held {
-        Held { of, parts: Mutex::default() }
+    /// Nothing yet, of that stream.
+    pub(super) fn new(of: Arc<Streams>, stream: u32) -> Held {
+        Held { of, stream, parts: Mutex::default() }
     }
 }
 
@@ -34,9 +37,7 @@ impl Held {
 struct Parts {
     /// Bytes that were read of the answer's body and have not come to the client's side of the engine.
     read: usize,
-    /// When something came there last.
-    round: Round,
-    /// Bytes that the HTTP/2 library had been given by then.
+    /// Bytes that the HTTP/2 library had been given when something came there last.
     sent: usize,
     /// Bytes that were read ahead of the engine.
     ahead: usize,
@@ -49,21 +50,24 @@ struct Parts {
 }
 
 impl Held {
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Bytes that may be read of the answer at a time: the more, the more the client has taken of it.
     pub fn piece(&self) -> usize {
-        if self.of.is_over() || self.of.holds() + PIECE > self.of.budget / 2 {
+        if self.of.has_no_room_for(PIECE) {
             return SMALL_PIECE;
         }
-        let sent = self.parts.lock().unwrap_or_else(PoisonError::into_inner).sent;
-        PIECE.min(SMALL_PIECE + 2 * sent)
+        PIECE.min(SMALL_PIECE + 2 * self.parts().sent)
     }
 
     fn change(&self, change: impl FnOnce(&mut Parts)) {
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut parts = self.parts();
         change(&mut parts);
         let read = parts.read + parts.ahead;
         // One of which something has come to the client's side is counted there.
-        let waits = read > 0 && !self.of.unsent().waits(&parts.round);
+        let waits = read > 0 && !self.of.open().waits(self.stream);
         let now = read + parts.kept;
         self.of.held.fetch_add(now, Ordering::Relaxed);
         self.of.held.fetch_sub(std::mem::replace(&mut parts.counted, now), Ordering::Relaxed);
@@ -89,18 +93,36 @@ impl Held {
         self.change(|parts| parts.ahead = bytes);
     }
 
-    /// A piece of so many bytes comes to the client's side, or is the gateway's own; `sent`: all bytes that the HTTP/2 library was given before.
+    /// The head of the answer comes to the client's side, so many bytes.
+    pub fn passed_head(&self, bytes: usize) {
+        self.of.open().passes_head(self.stream, bytes);
+    }
+
+    /// A piece of so many bytes comes there; `sent`: all bytes that the HTTP/2 library was given before.
     pub fn passed(&self, bytes: usize, sent: usize) {
+        self.of.open().passes(self.stream, bytes);
         self.change(|parts| {
             parts.read = parts.read.saturating_sub(bytes);
             parts.sent = sent;
-            self.of.unsent().passes(bytes, &mut parts.round);
         });
     }
 
-    /// So many bytes of the request's body were read. The engine keeps all of them to send them once more, or none.
-    pub fn keeps(&self, bytes: usize) {
-        self.change(|parts| parts.kept = if bytes <= KEPT { bytes } else { 0 });
+    /// The stream's number.
+    pub(super) fn stream(&self) -> u32 {
+        self.stream
+    }
+
+    /// Whether so many bytes of the request's body may be kept in all; they are counted then.
+    pub fn keeps(&self, bytes: usize) -> bool {
+        let before = self.parts().kept;
+        let may = bytes <= KEPT && self.of.may_keep(bytes.saturating_sub(before));
+        let now = if may { bytes } else { 0 };
+        if now != before {
+            self.of.kept.fetch_add(now, Ordering::Relaxed);
+            self.of.kept.fetch_sub(before, Ordering::Relaxed);
+            self.change(|parts| parts.kept = now);
+        }
+        may
     }
 }
 
@@ -108,36 +130,24 @@ impl Drop for Held {
     fn drop(&mut self) {
         let parts = self.parts.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.of.held.fetch_sub(parts.counted, Ordering::Relaxed);
+        self.of.kept.fetch_sub(parts.kept, Ordering::Relaxed);
         self.of.waiting.fetch_sub(usize::from(parts.waits), Ordering::Relaxed);
-        self.of.unsent().leaves(&parts.round);
+        self.of.follow(|open| open.leaves(self.stream));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::streams::BUDGET;
-    use super::super::streams::tests::{served, streams};
-    use super::super::wire::{Frame, kind};
+    use super::super::streams::tests::{goes, served, streams};
     use super::*;
-
-    fn goes(streams: &Streams, length: usize) {
-        streams.goes(&Frame { length, kind: kind::DATA, flags: 0, stream: 1 });
-    }
-
-    /// The client has opened so many.
-    fn opened(streams: &Streams, count: u32) {
-        let open = |stream| streams.came(&Frame { length: 10, kind: kind::HEADERS, flags: kind::END_STREAM, stream });
-        (0..count).for_each(|number| open(2 * number + 1));
-    }
 
     #[test]
     fn answers_that_nobody_takes_are_read_in_small_pieces_in_the_end() {
         let streams = streams();
-        opened(&streams, 100);
         let served = served(&streams, 100);
         assert_eq!(served[0].held.piece(), SMALL_PIECE, "the client has taken nothing yet");
         served.iter().for_each(|stream| stream.held.passed(0, PIECE));
-        goes(&streams, 0);
         let pieces: Vec<usize> = served.iter().map(|stream| stream.held.piece()).collect();
         assert_eq!(pieces[0], PIECE);
         // Of each a piece is read, and comes to the client's side.
@@ -145,24 +155,32 @@ mod tests {
         assert_eq!(served[0].held.piece(), SMALL_PIECE);
         served.iter().zip(&pieces).for_each(|(stream, bytes)| stream.held.passed(*bytes, PIECE));
         assert_eq!(served[0].held.piece(), SMALL_PIECE, "it has not gone out yet");
-        goes(&streams, pieces.iter().sum());
+        served.iter().zip(&pieces).for_each(|(stream, bytes)| goes(&streams, stream.held.stream, *bytes));
         assert_eq!(served[0].held.piece(), PIECE);
         served[0].held.ahead(BUDGET / 2);
         assert_eq!(served[1].held.piece(), SMALL_PIECE);
-        served[0].held.ahead(0);
-        (0..10).for_each(|number| served[number].held.keeps(KEPT));
-        assert_eq!(served[1].held.piece(), SMALL_PIECE, "bodies that may be sent once more");
-        (0..10).for_each(|number| served[number].held.keeps(KEPT + 1));
-        assert_eq!(served[1].held.piece(), PIECE, "no more than that is kept");
         drop(served);
         assert_eq!(streams.cost(), 0);
     }
 
     #[test]
+    fn bodies_are_kept_as_far_as_there_is_room() {
+        let streams = streams();
+        let served = served(&streams, 10);
+        assert!(!served[0].held.keeps(KEPT + 1), "of one stream");
+        let kept = served.iter().filter(|stream| stream.held.keeps(KEPT / 2)).count();
+        assert_eq!(kept, BUDGET / KEPT_PART / (KEPT / 2));
+        assert!(!served[0].held.keeps(KEPT), "in all");
+        assert!(served[9].held.keeps(KEPT / 2), "it has kept nothing any more");
+        assert!((0..100).all(|_| served[9].held.keeps(KEPT / 2)), "it is the same");
+        drop(served);
+        assert_eq!((streams.cost(), streams.kept.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[test]
     fn a_stream_whose_answer_waits_counts_more() {
         let streams = streams();
-        opened(&streams, 44);
-        let served = served(&streams, 44);
+        let served = served(&streams, 40);
         // Of some something was read, of some it has come to the client's side.
         served.iter().step_by(4).for_each(|stream| stream.held.passed(100, 0));
         served.iter().skip(1).step_by(4).for_each(|stream| stream.held.read(1, 0));
@@ -172,7 +190,7 @@ mod tests {
         served.iter().for_each(|stream| stream.held.passed(1, 0));
         assert!(streams.is_over());
         // What is between two parts, and taken, waits for the backend, and so does a head.
-        goes(&streams, 11 * 100 + 44);
+        served.iter().for_each(|stream| goes(&streams, stream.held.stream, 101));
         served.iter().for_each(|stream| stream.held.read(0, 0));
         assert!(!streams.is_over());
         drop(served);

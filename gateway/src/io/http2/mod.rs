@@ -1,13 +1,16 @@
 //! HTTP/2 connections: the loop that takes streams, one by one, and ends the connection when it has to.
 
+mod accept;
 mod begin;
 pub mod frames;
 mod group;
 pub mod held;
+pub mod open;
+mod refusals;
+mod session;
 mod stall;
 mod stream;
 pub mod streams;
-pub mod unsent;
 pub mod wire;
 
 use std::sync::Arc;
@@ -20,24 +23,27 @@ use h2::server::Connection as H2Connection;
 use pingora::apps::HttpServerApp;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::{H2Accept, HttpSession as H2Session, default_h2_options, handshake};
+use pingora::protocols::http::v2::server::{default_h2_options, handshake};
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{Digest, Stream};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
-use super::client::{ClientInfo, ClientStream};
+use super::client::ClientInfo;
 use super::connection::Serve;
 use super::http1::requests_of_a_connection;
 use super::idle::Idle;
 use super::pressure::{Pressure, SHORT_STALL};
 use super::turns::behind_others;
 use crate::observe::cells::{Cells, Rejection};
+use accept::{Accepted, accept};
 use frames::Watched;
 use group::Group;
+use open::SEND_BUFFER;
+use refusals::Refusals;
+use session::StreamSession;
 use stall::Stall;
 use stream::WatchedStream;
 use streams::Streams;
-use unsent::SEND_BUFFER;
 
 /// Malformed streams after which a connection is closed.
 const MAX_MALFORMED_STREAMS: u32 = 32;
@@ -102,8 +108,10 @@ impl Serve {
         };
         let watched = Arc::new(Watched::default());
         let (streams, mut ended) = Streams::new(info.connection.trusted, self.shared.memory.clone());
-        let (frames, of) = (self.frames.clone(), &info.connection);
-        let stream: Stream = Box::new(WatchedStream::new(stream, watched.clone(), streams.clone(), frames, of));
+        let (refusals, frames, of) = (Arc::new(Refusals::default()), self.frames.clone(), &info.connection);
+        let watching = WatchedStream::new(stream, watched.clone(), streams.clone(), refusals.clone(), frames, of);
+        let _counts = CountsAtTheEnd(refusals.clone(), self.cells.clone());
+        let stream: Stream = Box::new(watching);
         let mut options = default_h2_options();
         options
             .initial_window_size(STREAM_WINDOW)
@@ -170,7 +178,12 @@ impl Serve {
                     state.head_by = watched.is_in_head().then(|| Instant::now() + head);
                     if watched.is_spent() && state.ends_at.is_none() {
                         self.cells.reject(Rejection::FrameFlood);
+                        refusals.tell();
                         state.end_abruptly(ErrorCode::ENHANCE_YOUR_CALM);
+                    }
+                    state.malformed += refusals.count(&self.cells);
+                    if state.malformed >= MAX_MALFORMED_STREAMS {
+                        return;
                     }
                     continue;
                 }
@@ -185,7 +198,7 @@ impl Serve {
                     self.cells.reject(Rejection::SlowHead);
                     return;
                 }
-                accepted = H2Session::from_h2_conn(&mut state.connection, of_next.clone()) => accepted,
+                accepted = accept(&mut state.connection, &of_next) => accepted,
                 () = until(idle_until) => {
                     state.end_gracefully();
                     state.ends_at = Some(Instant::now() + GOAWAY_LIMIT);
@@ -197,8 +210,9 @@ impl Serve {
                     continue;
                 }
                 _ = look.tick(), if !streams.is_idle() => {
-                    if streams.count() == 0 && !state.connection.has_streams() {
-                        streams.none_is_open();
+                    let is_reading = watched.is_in_head() || watched.is_in_frame();
+                    if streams.count() == 0 && !is_reading && !state.connection.has_streams() {
+                        streams.none_is_known();
                     }
                     if self.is_stalled(&streams, &mut state.stall, info) {
                         self.cells.reject(Rejection::AnswersNotTaken);
@@ -210,9 +224,9 @@ impl Serve {
                 _ = ended.changed() => continue,
             };
             match accepted {
-                Ok(Some(H2Accept::Session(session))) => {
+                Some(Accepted::Request(session)) => {
                     of_next = stream_digest(&digest, info);
-                    self.serve_stream(session, info.connection.trusted, &streams, &group);
+                    self.serve_stream(*session, info.connection.trusted, &streams, &group);
                     // It begins, and others go on, before the next one: whether there is room for that is known then.
                     behind_others().await;
                     state.served = true;
@@ -222,20 +236,22 @@ impl Serve {
                         state.late -= 1;
                     } else if state.ends_at.is_none() {
                         self.cells.reject(Rejection::FrameFlood);
+                        refusals.tell();
                         state.end_abruptly(ErrorCode::ENHANCE_YOUR_CALM);
                     }
                     if state.left == 0 && !state.told {
                         state.end_gracefully();
                     }
                 }
-                Ok(Some(H2Accept::Rejected)) => {
+                Some(Accepted::Malformed(stream)) => {
+                    streams.accepts(stream);
                     self.cells.reject(Rejection::MalformedStream);
                     state.malformed += 1;
                     if state.malformed >= MAX_MALFORMED_STREAMS {
                         return;
                     }
                 }
-                Ok(None) | Err(_) => return,
+                None => return,
             }
         }
     }
@@ -248,28 +264,21 @@ impl Serve {
         let usual = timeouts.client_write.max(info.user_timeout.load(Ordering::Relaxed));
         let usual = Duration::from_secs(usual.into()) + LOOK;
         let limit = if is_short { SHORT_STALL.min(usual) } else { usual };
-        let mut unsent = streams.unsent();
-        if stall.look(unsent.gone(), unsent.bytes() > 0, Instant::now()) < limit {
-            return false;
-        }
-        let is_stalled = unsent.are_sure();
-        if !is_stalled {
-            // It was of streams that have been reset.
-            unsent.forget();
-        }
-        is_stalled
+        let (gone, waits) = streams.progress();
+        stall.look(gone, waits, Instant::now()) >= limit
     }
 
-    fn serve_stream(&self, mut session: H2Session, trusted: bool, streams: &Arc<Streams>, group: &Group) {
+    fn serve_stream(&self, mut session: StreamSession, trusted: bool, streams: &Arc<Streams>, group: &Group) {
+        streams.accepts(session.id());
         let may_have = self.shared.room.streams(&self.cells, &self.shared.cells);
         if streams.count() >= may_have && !trusted {
             return refuse(session, &self.cells, Rejection::TooManyStreams);
         }
-        let request = session.req_header();
-        let Some(mut served) = streams.begin(&request.headers, request.raw_path().len()) else {
+        let request = session.request();
+        let Some(mut served) = streams.begin(session.id(), &request.headers, request.raw_path().len()) else {
             return refuse(session, &self.cells, Rejection::RequestsTooLarge);
         };
-        let info = ClientStream::info_of(session.digest());
+        let info = session.info().cloned();
         if let Some(info) = &info {
             let _ = info.held.set(served.held.clone());
         }
@@ -280,7 +289,7 @@ impl Serve {
             let may_begin = tokio::select! {
                 biased;
                 // Nobody is left who would take the answer.
-                _ = session.idle() => return,
+                () = session.gone() => return,
                 may_begin = served.may_begin() => may_begin,
             };
             if !may_begin {
@@ -291,7 +300,7 @@ impl Serve {
                 return refuse(session, &cells, Rejection::TooManyStreams);
             }
             tokio::select! {
-                _ = proxy.process_new_http(ServerSession::new_http2(session), &draining) => {}
+                _ = proxy.process_new_http(ServerSession::new_custom(Box::new(session)), &draining) => {}
                 () = is_over(info, patience) => cells.reject(Rejection::BodyAfterAnswer),
             }
             drop(served);
@@ -300,9 +309,18 @@ impl Serve {
 }
 
 /// Refuses a stream, which the client may send once more (RFC 9113, 8.7).
-fn refuse(mut session: H2Session, cells: &Cells, why: Rejection) {
+fn refuse(mut session: StreamSession, cells: &Cells, why: Rejection) {
     cells.reject(why);
-    session.shutdown_with_reason(ErrorCode::REFUSED_STREAM);
+    session.reset(ErrorCode::REFUSED_STREAM);
+}
+
+/// What the library has refused last is counted when the connection is over.
+struct CountsAtTheEnd(Arc<Refusals>, Arc<Cells>);
+
+impl Drop for CountsAtTheEnd {
+    fn drop(&mut self) {
+        self.0.count(&self.1);
+    }
 }
 
 /// Resolves when the whole answer has been there for so long and the request still is not: the engine waits for that without end.

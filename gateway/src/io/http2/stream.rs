@@ -17,8 +17,9 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::{FrameWatch, Watched};
+use super::refusals::Refusals;
 use super::streams::Streams;
-use super::wire::Reader;
+use super::wire::{Reader, kind};
 use crate::io::admission::network;
 use crate::io::linger::Discard;
 use crate::io::turns::{Next, Turns};
@@ -36,6 +37,7 @@ pub struct WatchedStream {
     watch: FrameWatch,
     watched: Arc<Watched>,
     streams: Arc<Streams>,
+    refusals: Arc<Refusals>,
     /// The end was told; until then what still comes is taken.
     lingers: Option<Discard>,
     turns: Arc<Turns>,
@@ -58,6 +60,7 @@ impl WatchedStream {
         inner: Stream,
         watched: Arc<Watched>,
         streams: Arc<Streams>,
+        refusals: Arc<Refusals>,
         turns: Arc<Turns>,
         of: &Connection,
     ) -> Self {
@@ -68,6 +71,7 @@ impl WatchedStream {
             watch: FrameWatch::new(Instant::now(), of.trusted),
             watched,
             streams,
+            refusals,
             lingers: None,
             turns,
             network: network(of.peer),
@@ -108,11 +112,15 @@ impl WatchedStream {
         let now = Instant::now();
         while let Some(frame) = self.incoming.next(&mut bytes) {
             self.watch.frame(&frame, now, &self.watched);
-            self.streams.came(&frame);
+            if !self.streams.came(&frame) {
+                self.watched.spend();
+            }
         }
         // Those of its streams that have come with these take turns as well.
         self.watched.set_takes_turns(self.watch.takes_turns_until(now));
-        self.has_turn &= !self.incoming.is_between_frames();
+        let in_frame = !self.incoming.is_between_frames();
+        self.watched.set_in_frame(in_frame);
+        self.has_turn &= in_frame;
     }
 }
 
@@ -140,8 +148,17 @@ impl AsyncWrite for WatchedStream {
         let count = ready!(Pin::new(&mut this.inner).poll_write(cx, data))?;
         this.watch.sent(count);
         let mut gone = data.get(..count).unwrap_or_default();
+        let mut takes_data = this.outgoing.is_in_data();
         while let Some(frame) = this.outgoing.next(&mut gone) {
-            this.streams.goes(&frame);
+            takes_data |= frame.kind == kind::DATA;
+            let ended = this.streams.goes(&frame);
+            this.refusals.goes(&frame, ended);
+            if ended.is_some() {
+                this.watched.look();
+            }
+        }
+        if takes_data || this.outgoing.is_in_data() {
+            this.streams.takes();
         }
         Poll::Ready(Ok(count))
     }

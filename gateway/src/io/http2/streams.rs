@@ -8,8 +8,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use super::begin::{Answer, Begin, WAIT};
-use super::held::Held;
-use super::unsent::{self, SEND_BUFFER, Unsent};
+use super::held::{Held, KEPT_PART};
+use super::open::{self, Ended, Open, SEND_BUFFER};
 use super::wire::{Frame, kind};
 use crate::io::pressure::Ladder;
 
@@ -24,16 +24,19 @@ pub const TRUSTED_BUDGET: usize = 8 * BUDGET;
 const EACH: usize = 2 * 1024;
 
 /// What it costs while its answer waits for the client: what the engine needs for a request, which the backend holds else.
-const ANSWER: usize = 36 * 1024;
+const ANSWER: usize = 42 * 1024;
 
 /// The same with what the HTTP/2 library holds of it.
-const WAITING: usize = ANSWER + unsent::cost(SEND_BUFFER);
+const WAITING: usize = ANSWER + open::cost(SEND_BUFFER);
 
 /// How often a head is held: as it came, and what holds that. While it is forwarded, also as it goes (`measure connections` finds three).
 const TIMES: usize = 2;
 
 /// What heads may hold of the budget. The rest is for answers: how large those are is not known yet.
 const HEADS_PERCENT: usize = 65;
+
+/// How much more than the budget requests may cost whose end the client has not sent: there is room for all, until memory runs short.
+const REQUESTS_TIMES: usize = 4;
 
 /// Bytes that a field costs besides its name and value (RFC 9113, 6.5.2).
 const FIELD: usize = 32;
@@ -50,7 +53,9 @@ pub struct Streams {
     pub(super) held: AtomicUsize,
     /// Those of which something was read that waits for the client.
     pub(super) waiting: AtomicUsize,
-    unsent: Mutex<Unsent>,
+    /// Bytes of bodies that are kept, to be sent once more.
+    pub(super) kept: AtomicUsize,
+    open: Mutex<Open>,
     pub(super) budget: usize,
     memory: Arc<Ladder>,
     ended: watch::Sender<()>,
@@ -80,7 +85,8 @@ impl Streams {
             moved: Notify::new(),
             held: AtomicUsize::default(),
             waiting: AtomicUsize::default(),
-            unsent: Mutex::default(),
+            kept: AtomicUsize::default(),
+            open: Mutex::default(),
             budget,
             memory,
             ended,
@@ -104,13 +110,28 @@ impl Streams {
 
     /// What is known to be held.
     pub(super) fn holds(&self) -> usize {
-        self.held.load(Ordering::Relaxed) + unsent::cost(self.unsent().bytes())
+        let open = self.open();
+        self.held.load(Ordering::Relaxed) + open::cost(open.unsent())
     }
 
     /// What the streams cost in all, in bytes.
     pub(super) fn cost(&self) -> usize {
-        let waiting = self.waiting.load(Ordering::Relaxed) + self.unsent().waiting();
-        self.holds() + waiting * ANSWER
+        let (unsent, waiting) = {
+            let open = self.open();
+            (open::cost(open.unsent()), open.waiting())
+        };
+        let waiting = self.waiting.load(Ordering::Relaxed) + waiting;
+        self.held.load(Ordering::Relaxed) + unsent + waiting * ANSWER
+    }
+
+    /// Whether half of the budget is held, or would be with so many bytes more, or it costs too much already.
+    pub(super) fn has_no_room_for(&self, bytes: usize) -> bool {
+        self.holds() + bytes > self.budget / 2 || self.is_over()
+    }
+
+    /// Whether so many bytes more of requests may be kept.
+    pub(super) fn may_keep(&self, bytes: usize) -> bool {
+        self.kept.load(Ordering::Relaxed) + bytes <= self.memory.allowance(self.budget) / KEPT_PART
     }
 
     /// Whether that is more than may be.
@@ -118,14 +139,21 @@ impl Streams {
         self.cost() > self.memory.allowance(self.budget)
     }
 
-    /// For how many more answers there is room beside what costs so much, if nobody takes any of them.
-    fn room(&self, cost: usize) -> usize {
-        self.memory.allowance(self.budget).saturating_sub(cost) / WAITING
+    /// Whether those that have begun, and whose requests the client has not ended, cost as much as they may.
+    fn waits_for_requests(&self) -> bool {
+        self.open().asking() * ANSWER > self.memory.allowance(REQUESTS_TIMES * self.budget)
     }
 
-    /// What is not sent of their answers.
-    pub(super) fn unsent(&self) -> MutexGuard<'_, Unsent> {
-        self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
+    /// For how many more answers there is room, if nobody takes any of them, nor the rest of those that wait for the client already.
+    fn room(&self) -> usize {
+        let waiting = self.waiting.load(Ordering::Relaxed) + self.open().waiting();
+        let most = self.held.load(Ordering::Relaxed) + waiting * WAITING;
+        self.memory.allowance(self.budget).saturating_sub(most.max(self.cost())) / WAITING
+    }
+
+    /// What is on its way.
+    pub(super) fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many begin without a wait: their answers have room if nobody takes them.
@@ -136,58 +164,69 @@ impl Streams {
 
     /// Whether none is served, and everything is sent.
     pub fn is_idle(&self) -> bool {
-        self.count() == 0 && self.unsent().streams() == 0
+        self.count() == 0 && self.open().streams() == 0
     }
 
-    /// A frame came from the client.
-    pub fn came(&self, frame: &Frame) {
-        self.follow(|unsent| unsent.came(frame));
+    /// A frame came from the client. False: more streams are open than can be.
+    pub fn came(&self, frame: &Frame) -> bool {
         if frame.kind == kind::DATA {
             self.beginning().sends(Instant::now());
         }
+        self.follow(|open| open.came(frame))
     }
 
-    /// A frame goes to the client.
-    pub fn goes(&self, frame: &Frame) {
-        self.follow(|unsent| unsent.goes(frame));
-        if frame.kind == kind::DATA {
-            self.takes();
-        }
+    /// A frame has gone to the client. Tells where the library has ended a stream thereby that was never accepted.
+    pub fn goes(&self, frame: &Frame) -> Option<Ended> {
+        self.follow(|open| open.goes(frame))
     }
 
     /// The library has no stream.
-    pub fn none_is_open(&self) {
-        self.follow(Unsent::none_is_open);
+    pub fn none_is_known(&self) {
+        self.follow(Open::none_is_known);
     }
 
-    /// Something changes of what is not sent; told when the last stream ends thereby.
-    fn follow(&self, change: impl FnOnce(&mut Unsent)) {
-        let mut unsent = self.unsent();
-        let was_open = unsent.streams() > 0;
-        change(&mut unsent);
-        let is_over = was_open && unsent.streams() == 0;
-        drop(unsent);
+    /// A stream has come to the connection's loop.
+    pub fn accepts(&self, stream: u32) {
+        self.open().accepts(stream);
+    }
+
+    /// Frames that the client has taken, and whether others wait for it.
+    pub fn progress(&self) -> (u64, bool) {
+        let open = self.open();
+        (open.gone(), open.unsent() > 0)
+    }
+
+    /// Something changes of what is on its way; told when the last stream ends thereby.
+    pub(super) fn follow<T>(&self, change: impl FnOnce(&mut Open) -> T) -> T {
+        let mut open = self.open();
+        let was_open = open.streams() > 0;
+        let told = change(&mut open);
+        let is_over = was_open && open.streams() == 0;
+        drop(open);
         if is_over && self.count() == 0 {
             self.ended.send_replace(());
         }
+        told
     }
 
-    fn takes(&self) {
+    /// The client has taken some data.
+    pub fn takes(&self) {
         self.beginning().takes(Instant::now());
         self.moved.notify_one();
     }
 
     /// What one is told that has waited to begin since then.
     fn ask(&self, since: Instant) -> Answer {
-        let (at_once, cost) = (self.at_once(), self.cost());
+        let at_once = self.at_once();
+        let has_no_room = self.room() == 0 || self.waits_for_requests();
         let mut begin = self.beginning();
         // Without any that has begun there is nothing to wait for.
-        let is_over = if begin.begun() > 0 { self.room(cost) == 0 } else { self.is_over() };
+        let is_over = if begin.begun() > 0 { has_no_room } else { self.is_over() };
         begin.ask(Instant::now(), since, at_once, is_over)
     }
 
     /// Serves one with these fields; `None`: the connection's requests hold too much already.
-    pub fn begin(self: &Arc<Self>, headers: &HeaderMap, target: usize) -> Option<Served> {
+    pub fn begin(self: &Arc<Self>, stream: u32, headers: &HeaderMap, target: usize) -> Option<Served> {
         let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
         let forwarded = fields + target;
         let cost = EACH + TIMES * forwarded;
@@ -196,7 +235,8 @@ impl Streams {
         }
         self.held.fetch_add(cost, Ordering::Relaxed);
         self.count.fetch_add(1, Ordering::Relaxed);
-        let held = Arc::new(Held::new(self.clone()));
+        self.open().serves(stream);
+        let held = Arc::new(Held::new(self.clone(), stream));
         Some(Served { of: self.clone(), cost, forwarded, begun: false, held })
     }
 }
@@ -215,9 +255,10 @@ impl Served {
             }
             // A few more when the time is over, whatever others take meanwhile: it is the backend that has not answered yet.
             let _ = timeout(WAIT, of.moved.notified()).await;
-            let room = of.room(of.cost());
+            let room = of.room();
             of.beginning().waited(Instant::now(), room);
         }
+        of.open().begins(self.held.stream());
         of.held.fetch_add(self.forwarded, Ordering::Relaxed);
         self.cost += self.forwarded;
         self.begun = true;
@@ -256,24 +297,48 @@ pub(super) mod tests {
         Streams::new(false, Arc::new(Ladder::new(1 << 30))).0
     }
 
-    /// So many usual requests.
-    pub fn served(streams: &Arc<Streams>, count: usize) -> Vec<Served> {
-        (0..count).map(|_| streams.begin(&head(100), 10).unwrap()).collect()
+    fn frame(kind: u8, flags: u8, stream: u32, length: usize) -> Frame {
+        Frame { length, kind, flags, stream, code: 0 }
     }
 
-    /// The client takes something.
-    fn takes(streams: &Streams) {
-        streams.goes(&Frame { length: 1, kind: kind::DATA, flags: 0, stream: 1 });
+    /// The next one, with such fields.
+    fn begin(streams: &Arc<Streams>, fields: usize) -> Option<Served> {
+        let stream = streams.open().next();
+        streams.came(&frame(kind::HEADERS, kind::END_STREAM, stream, 10));
+        let served = streams.begin(stream, &head(fields), 10);
+        if served.is_none() {
+            streams.goes(&frame(kind::RST_STREAM, 0, stream, 4));
+        }
+        served
+    }
+
+    /// So many usual requests.
+    pub fn served(streams: &Arc<Streams>, count: usize) -> Vec<Served> {
+        (0..count).map(|_| begin(streams, 100).unwrap()).collect()
+    }
+
+    /// So many bytes of an answer go out.
+    pub fn goes(streams: &Streams, stream: u32, length: usize) {
+        streams.goes(&frame(kind::DATA, 0, stream, length));
+    }
+
+    /// As many as begin at once.
+    fn at_once(streams: &Arc<Streams>) -> Vec<Served> {
+        let mut first = Vec::new();
+        while first.len() < streams.at_once() {
+            first.append(&mut served(streams, 1));
+        }
+        first
     }
 
     #[test]
     fn a_hundred_usual_requests_fit_and_a_few_of_the_largest() {
         let streams = streams();
-        let usual: Vec<_> = (0..100).map(|_| streams.begin(&head(2_000), 100)).collect();
+        let usual: Vec<_> = (0..100).map(|_| begin(&streams, 2_000)).collect();
         assert!(usual.iter().all(Option::is_some));
         drop(usual);
-        assert!(streams.is_idle());
-        let largest: Vec<_> = (0..100).filter_map(|_| streams.begin(&head(32 * 1024), 100)).collect();
+        assert_eq!((streams.cost(), streams.count()), (0, 0));
+        let largest: Vec<_> = (0..100).filter_map(|_| begin(&streams, 32 * 1024)).collect();
         assert!((8..20).contains(&largest.len()), "{}", largest.len());
         drop(largest);
         assert_eq!(streams.cost(), 0);
@@ -282,21 +347,29 @@ pub(super) mod tests {
     #[test]
     fn a_stream_is_there_until_its_answer_is_sent() {
         let streams = streams();
-        streams.came(&Frame { length: 10, kind: kind::HEADERS, flags: kind::END_STREAM, stream: 1 });
         let stream = served(&streams, 1).remove(0);
         stream.held.passed(5_000, 0);
         drop(stream);
-        assert!((5_000..10_000).contains(&streams.cost()), "{}", streams.cost());
-        assert!(!streams.is_idle() && streams.unsent().are_sure());
-        streams.goes(&Frame { length: 5_000, kind: kind::DATA, flags: kind::END_STREAM, stream: 1 });
-        assert!(streams.is_idle() && !streams.unsent().are_sure());
+        let cost = streams.cost() - ANSWER;
+        assert!((5_000..10_000).contains(&cost), "{cost}");
+        assert!(!streams.is_idle());
+        let mut ended = streams.ended.subscribe();
+        streams.goes(&frame(kind::DATA, kind::END_STREAM, 1, 5_000));
+        assert!(streams.is_idle() && ended.has_changed().unwrap());
         assert_eq!(streams.cost(), 0);
+        // Its answer has gone out before it is served no more.
+        ended.mark_unchanged();
+        let stream = served(&streams, 1).remove(0);
+        streams.goes(&frame(kind::HEADERS, kind::END_STREAM, 3, 10));
+        assert!(!streams.is_idle());
+        drop(stream);
+        assert!(streams.is_idle() && ended.has_changed().unwrap());
     }
 
     #[tokio::test(start_paused = true)]
     async fn where_requests_are_large_fewer_begin_at_once() {
         let streams = streams();
-        let mut large: Vec<_> = std::iter::from_fn(|| streams.begin(&head(3_000), 100)).collect();
+        let mut large: Vec<_> = std::iter::from_fn(|| begin(&streams, 3_000)).collect();
         assert!((70..90).contains(&large.len()), "{}", large.len());
         let (begun, mut at_once) = (Instant::now(), 0);
         for stream in &mut large {
@@ -323,7 +396,7 @@ pub(super) mod tests {
         all[0].held.ahead(BUDGET / 2);
         let mut next = served(&streams, 1).remove(0);
         assert!(!next.may_begin().await, "nothing was taken");
-        takes(&streams);
+        streams.takes();
         assert!(next.may_begin().await);
     }
 
@@ -337,7 +410,7 @@ pub(super) mod tests {
         let (first, second) = (tokio::time::timeout(WAIT, first.may_begin()), second.may_begin());
         let frees = async {
             tokio::time::sleep(2 * WAIT).await;
-            takes(&streams);
+            streams.takes();
         };
         let (first, second, third, ()) =
             tokio::join!(first, tokio::time::timeout(WAIT, second), third.may_begin(), frees);
@@ -347,9 +420,8 @@ pub(super) mod tests {
     #[tokio::test(start_paused = true)]
     async fn many_at_once_begin_after_a_while_or_when_others_have_ended() {
         let streams = streams();
-        let mut first = served(&streams, 24);
-        first.truncate(streams.at_once());
-        assert!((14..18).contains(&first.len()), "{}", first.len());
+        let mut first = at_once(&streams);
+        assert!((12..16).contains(&first.len()), "{}", first.len());
         let begun = Instant::now();
         for stream in &mut first {
             assert!(stream.may_begin().await);
@@ -373,8 +445,7 @@ pub(super) mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_others_take_keeps_nobody_from_beginning() {
         let streams = streams();
-        let mut first = served(&streams, 24);
-        first.truncate(streams.at_once());
+        let mut first = at_once(&streams);
         for stream in &mut first {
             assert!(stream.may_begin().await);
         }
@@ -382,7 +453,7 @@ pub(super) mod tests {
         let others_take = async {
             for _ in 0..100 {
                 tokio::time::sleep(WAIT / 5).await;
-                takes(&streams);
+                streams.takes();
             }
         };
         tokio::select! {

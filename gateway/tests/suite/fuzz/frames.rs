@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rand::rngs::StdRng;
 use sluicegate::io::http2::frames::{FrameWatch, Watched};
-use sluicegate::io::http2::unsent::{Round, Unsent};
+use sluicegate::io::http2::open::Open;
 use sluicegate::io::http2::wire::Reader;
 
 use super::{Taken, feed, pieces};
@@ -20,20 +20,30 @@ fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
 fn check(bytes: &[u8], random: &mut StdRng) -> Taken {
     let now = Instant::now();
     let seen = |pieces: &[&[u8]]| {
-        let (mut reader, mut unsent) = (Reader::of_client(), Unsent::default());
+        let (mut reader, mut sent, mut open) = (Reader::of_client(), Reader::of_server(), Open::default());
         let (mut watch, watched) = (FrameWatch::new(now, false), Watched::default());
-        unsent.passes(usize::MAX, &mut Round::default());
+        let (mut are_few, mut ended) = (true, Vec::new());
         for piece in pieces {
-            let mut rest = *piece;
+            let (mut rest, mut going) = (*piece, *piece);
             while let Some(frame) = reader.next(&mut rest) {
                 watch.frame(&frame, now, &watched);
-                unsent.came(&frame);
+                are_few &= open.came(&frame);
+                if frame.length % 2 == 0 && frame.stream > 0 {
+                    open.serves(frame.stream);
+                }
+                open.passes(frame.stream, frame.length);
             }
             assert!(rest.is_empty() && reader.rest() > 0, "reading nothing looks like the end");
-            assert!(unsent.bytes() == 0 || unsent.streams() > 0);
+            while let Some(frame) = sent.next(&mut going) {
+                ended.push((frame, open.goes(&frame)));
+                open.leaves(frame.stream);
+            }
+            assert!((open.unsent() == 0 && open.waiting() == 0) || open.streams() > 0);
         }
         let turns = watch.takes_turns_until(now);
-        (watched.is_spent(), watched.is_in_head(), reader.is_between_frames(), turns, reader.rest(), unsent.streams())
+        let frames: Vec<_> = ended.iter().map(|(frame, _)| *frame).collect();
+        let watched = (watched.is_spent(), watched.is_in_head(), turns);
+        ((reader.is_between_frames(), reader.rest(), are_few), watched, frames)
     };
     assert_eq!(seen(&[bytes]), seen(&pieces(bytes, random)), "pieces matter");
     Taken::Yes

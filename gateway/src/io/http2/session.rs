@@ -1,0 +1,459 @@
+//! A stream of HTTP/2 as the engine sees it. The engine has a session of its own for them, which reads a request's body as fast as it comes and
+//! keeps up to 64 KiB of each, to send it once more. Here the client's windows open when the endpoint has taken what was read, so that they bound
+//! what is on its way, and what is kept is counted (docs/adr/0036).
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::Stream;
+use h2::server::SendResponse;
+use h2::{Reason as ErrorCode, RecvStream, SendStream};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Digest;
+use pingora::protocols::http::HttpTask;
+use pingora::protocols::http::custom::CustomMessageWrite;
+use pingora::protocols::http::custom::server::Session;
+use pingora::protocols::http::date::get_cached_date;
+use pingora::protocols::l4::socket::SocketAddr;
+use pingora::{Error, ErrorType, OrErr, Result};
+use tokio::time::timeout;
+
+use super::held::Held;
+use crate::io::client::{ClientInfo, ClientStream};
+
+/// What other fields of HTTP/1 are about its connection (RFC 9113, 8.2.2).
+const OF_A_CONNECTION: [HeaderName; 5] = [
+    TRANSFER_ENCODING,
+    CONNECTION,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// See the module.
+pub struct StreamSession {
+    request: RequestHeader,
+    body: RecvStream,
+    /// Bytes that were read of it, and those of them that its windows still count.
+    read: usize,
+    unreleased: usize,
+    /// What was read, to be sent once more; absent when that is not asked for, or too much.
+    kept: Option<Vec<u8>>,
+    keeps: bool,
+    respond: SendResponse<Bytes>,
+    /// Since the head of the answer was written.
+    writer: Option<SendStream<Bytes>>,
+    written: Option<Box<ResponseHeader>>,
+    sent: usize,
+    ended: bool,
+    write_timeout: Option<Duration>,
+    drain_timeout: Option<Duration>,
+    digest: Arc<Digest>,
+    info: Option<Arc<ClientInfo>>,
+}
+
+impl StreamSession {
+    /// Of a stream that has just come.
+    pub fn new(request: RequestHeader, body: RecvStream, respond: SendResponse<Bytes>, digest: Arc<Digest>) -> Self {
+        let info = ClientStream::info_of(Some(&digest));
+        StreamSession {
+            request,
+            body,
+            read: 0,
+            unreleased: 0,
+            kept: None,
+            keeps: false,
+            respond,
+            writer: None,
+            written: None,
+            sent: 0,
+            ended: false,
+            write_timeout: None,
+            drain_timeout: None,
+            digest,
+            info,
+        }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.body.stream_id().as_u32()
+    }
+
+    /// The request.
+    pub fn request(&self) -> &RequestHeader {
+        &self.request
+    }
+
+    /// What the lane knows of it.
+    pub fn info(&self) -> Option<&Arc<ClientInfo>> {
+        self.info.as_ref()
+    }
+
+    fn held(&self) -> Option<&Held> {
+        self.info.as_ref()?.held.get().map(Arc::as_ref)
+    }
+
+    /// Ends it without an answer, or before the end of one.
+    pub fn reset(&mut self, code: ErrorCode) {
+        if !self.ended {
+            self.respond.send_reset(code);
+        }
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<ErrorCode, h2::Error>> {
+        match &mut self.writer {
+            Some(writer) => writer.poll_reset(cx),
+            None => self.respond.poll_reset(cx),
+        }
+    }
+
+    /// Resolves when the client has reset it, or is gone.
+    pub async fn gone(&mut self) {
+        let _ = poll_fn(|cx| self.poll_gone(cx)).await;
+    }
+}
+
+impl StreamSession {
+    /// Ready when the endpoint has taken what was read, but for a piece. The client may then send as much once more.
+    fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(info) = &self.info {
+            ready!(info.upload.poll_room(cx));
+        }
+        let released = std::mem::take(&mut self.unreleased);
+        if released > 0 {
+            // Nothing is counted of a stream that is gone.
+            let _ = self.body.flow_control().release_capacity(released);
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        ready!(self.poll_taken(cx));
+        let data = ready!(self.body.poll_data(cx)).transpose();
+        let data = data.or_err(ErrorType::ReadError, "while reading a request's body")?;
+        if let Some(data) = &data {
+            self.came(data);
+        }
+        Poll::Ready(Ok(data))
+    }
+
+    fn came(&mut self, data: &Bytes) {
+        self.read += data.len();
+        self.unreleased += data.len();
+        if let Some(info) = &self.info {
+            info.upload.read(data.len());
+        }
+        let length = self.kept.as_ref().map_or(0, Vec::len) + data.len();
+        let may_keep = self.held().is_none_or(|held| held.keeps(length));
+        match &mut self.kept {
+            Some(kept) if may_keep => kept.extend_from_slice(data),
+            None => {}
+            Some(_) => self.keep_nothing(),
+        }
+    }
+
+    fn keep_nothing(&mut self) {
+        self.kept = None;
+        if let Some(held) = self.held() {
+            held.keeps(0);
+        }
+    }
+
+    fn is_read(&self) -> bool {
+        self.has_no_body() || self.body.is_end_stream()
+    }
+
+    fn has_no_body(&self) -> bool {
+        let is_empty = || self.request.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0");
+        self.read == 0 && (self.body.is_end_stream() || is_empty())
+    }
+}
+
+impl StreamSession {
+    fn write_head(&mut self, mut head: Box<ResponseHeader>, end: bool) -> Result<()> {
+        // The library sends no interim answers.
+        if self.ended || self.written.is_some() || head.status.is_informational() {
+            return Ok(());
+        }
+        // An answer has come: the request is not sent once more.
+        self.keep_nothing();
+        head.insert_header(DATE, get_cached_date())?;
+        for name in &OF_A_CONNECTION {
+            head.remove_header(name);
+        }
+        if let Some(held) = self.held() {
+            held.passed_head(head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum());
+        }
+        let response = http::Response::from_parts(head.as_owned_parts(), ());
+        let writer = self.respond.send_response(response, end);
+        self.writer = Some(writer.or_err(ErrorType::WriteError, "while writing the head of an answer")?);
+        self.written = Some(head);
+        self.ended = end;
+        Ok(())
+    }
+
+    async fn write_piece(&mut self, mut data: Bytes, end: bool) -> Result<()> {
+        if self.ended {
+            return Ok(());
+        }
+        if let Some(held) = self.held() {
+            held.passed(data.len(), self.sent);
+        }
+        let Some(writer) = &mut self.writer else {
+            return Error::e_explain(ErrorType::H2Error, "a body in front of its head");
+        };
+        let length = data.len();
+        let write = async {
+            while !data.is_empty() {
+                writer.reserve_capacity(data.len());
+                let Some(capacity) = poll_fn(|cx| writer.poll_capacity(cx)).await else {
+                    return Error::e_explain(ErrorType::H2Error, "the stream has ended");
+                };
+                let capacity = capacity.or_err(ErrorType::H2Error, "while waiting for the client's window")?;
+                let part = data.split_to(capacity.min(data.len()));
+                let end = end && data.is_empty();
+                writer.send_data(part, end).or_err(ErrorType::WriteError, "while writing an answer")?;
+            }
+            Ok(())
+        };
+        if length == 0 {
+            writer.send_data(data, end).or_err(ErrorType::WriteError, "while writing the end of an answer")?;
+        } else if let Some(limit) = self.write_timeout {
+            let late = || Error::explain(ErrorType::WriteTimedout, "the client takes nothing of the answer");
+            timeout(limit, write).await.map_err(|_| late())??;
+        } else {
+            write.await?;
+        }
+        self.sent += length;
+        self.ended = end;
+        // What comes next is read when the library has this.
+        if let Some(info) = &self.info {
+            info.window.took();
+        }
+        Ok(())
+    }
+
+    fn write_end(&mut self) -> Result<()> {
+        let Some(writer) = self.writer.as_mut().filter(|_| !self.ended) else { return Ok(()) };
+        writer.send_data(Bytes::new(), true).or_err(ErrorType::WriteError, "while writing the end of an answer")?;
+        self.ended = true;
+        Ok(())
+    }
+
+    fn write_last(&mut self, trailers: HeaderMap) -> Result<()> {
+        if self.ended {
+            return Ok(());
+        }
+        let Some(writer) = &mut self.writer else {
+            return Error::e_explain(ErrorType::H2Error, "trailers in front of a head");
+        };
+        writer.send_trailers(trailers).or_err(ErrorType::WriteError, "while writing trailers")?;
+        self.ended = true;
+        Ok(())
+    }
+
+    /// Whether the answer ends with it.
+    async fn write_task(&mut self, task: HttpTask) -> Result<bool> {
+        match task {
+            HttpTask::Header(head, end) => self.write_head(head, end).map(|()| end),
+            HttpTask::Body(Some(data), end) if !data.is_empty() => self.write_piece(data, end).await.map(|()| end),
+            HttpTask::Body(_, end) => Ok(end),
+            HttpTask::Trailer(Some(trailers)) => self.write_last(*trailers).map(|()| true),
+            HttpTask::Trailer(None) | HttpTask::Done => Ok(true),
+            HttpTask::UpgradedBody(..) => {
+                Error::e_explain(ErrorType::InternalError, "no protocol is switched over HTTP/2")
+            }
+            HttpTask::Failed(error) => Err(error),
+        }
+    }
+}
+
+#[async_trait]
+impl Session for StreamSession {
+    fn req_header(&self) -> &RequestHeader {
+        &self.request
+    }
+
+    fn req_header_mut(&mut self) -> &mut RequestHeader {
+        &mut self.request
+    }
+
+    async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
+        poll_fn(|cx| self.poll_body(cx)).await
+    }
+
+    async fn drain_request_body(&mut self) -> Result<()> {
+        let limit = self.drain_timeout.unwrap_or(Duration::MAX);
+        let drain = async {
+            while poll_fn(|cx| self.poll_body(cx)).await?.is_some() {}
+            Ok(())
+        };
+        let late = || Error::explain(ErrorType::ReadTimedout, "while throwing a body away");
+        timeout(limit, drain).await.map_err(|_| late())?
+    }
+
+    async fn write_response_header(&mut self, head: Box<ResponseHeader>, end: bool) -> Result<()> {
+        self.write_head(head, end)
+    }
+
+    async fn write_response_header_ref(&mut self, head: &ResponseHeader, end: bool) -> Result<()> {
+        self.write_head(Box::new(head.clone()), end)
+    }
+
+    async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
+        self.write_piece(data, end).await.map_err(|error| error.into_down())
+    }
+
+    async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
+        self.write_last(trailers)
+    }
+
+    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        let mut end = false;
+        for task in tasks {
+            // What failed before it came here says so itself.
+            let is_failure = matches!(task, HttpTask::Failed(_));
+            let written = self.write_task(task).await;
+            end |= if is_failure { written? } else { written.map_err(|error| error.into_down())? };
+        }
+        if end {
+            self.write_end().map_err(|error| error.into_down())?;
+        }
+        Ok(end)
+    }
+
+    // The exchange with the endpoint knows how long a body is waited for.
+    fn set_read_timeout(&mut self, _: Option<Duration>) {}
+
+    fn get_read_timeout(&self) -> Option<Duration> {
+        None
+    }
+
+    fn set_write_timeout(&mut self, timeout: Option<Duration>) {
+        self.write_timeout = timeout;
+    }
+
+    fn get_write_timeout(&self) -> Option<Duration> {
+        self.write_timeout
+    }
+
+    fn set_total_drain_timeout(&mut self, timeout: Option<Duration>) {
+        self.drain_timeout = timeout;
+    }
+
+    fn get_total_drain_timeout(&self) -> Option<Duration> {
+        self.drain_timeout
+    }
+
+    fn request_summary(&self) -> String {
+        format!("{} over HTTP/2", self.request.method)
+    }
+
+    fn response_written(&self) -> Option<&ResponseHeader> {
+        self.written.as_deref()
+    }
+
+    async fn shutdown(&mut self, _: u32, _: &str) {
+        self.reset(ErrorCode::INTERNAL_ERROR);
+    }
+
+    fn is_body_done(&mut self) -> bool {
+        self.is_read()
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        self.write_end()
+    }
+
+    fn is_body_empty(&mut self) -> bool {
+        self.has_no_body()
+    }
+
+    async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        if !no_body_expected && !self.is_read() {
+            return self.read_body_bytes().await;
+        }
+        let gone = poll_fn(|cx| {
+            // The last piece is taken while nothing more is read.
+            let _ = self.poll_taken(cx);
+            self.poll_gone(cx)
+        });
+        let code = gone.await.or_err(ErrorType::H2Error, "while waiting for the client")?;
+        Error::e_explain(ErrorType::H2Error, format!("the client has reset the stream: {code}"))
+    }
+
+    fn body_bytes_sent(&self) -> usize {
+        self.sent
+    }
+
+    fn body_bytes_read(&self) -> usize {
+        self.read
+    }
+
+    fn digest(&self) -> Option<&Digest> {
+        Some(&self.digest)
+    }
+
+    fn digest_mut(&mut self) -> Option<&mut Digest> {
+        Arc::get_mut(&mut self.digest)
+    }
+
+    fn client_addr(&self) -> Option<&SocketAddr> {
+        self.digest.socket_digest.as_ref()?.peer_addr()
+    }
+
+    fn server_addr(&self) -> Option<&SocketAddr> {
+        self.digest.socket_digest.as_ref()?.local_addr()
+    }
+
+    // Nobody makes other requests of it.
+    fn pseudo_raw_h1_request_header(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    fn enable_retry_buffering(&mut self) {
+        if !self.keeps {
+            (self.keeps, self.kept) = (true, Some(Vec::new()));
+        }
+    }
+
+    fn retry_buffer_truncated(&self) -> bool {
+        self.keeps && self.kept.is_none()
+    }
+
+    fn get_retry_buffer(&self) -> Option<Bytes> {
+        self.kept.as_deref().filter(|kept| !kept.is_empty()).map(Bytes::copy_from_slice)
+    }
+
+    async fn finish_custom(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_reader(
+        &mut self,
+    ) -> Option<Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>> {
+        None
+    }
+
+    fn restore_custom_message_reader(
+        &mut self,
+        _: Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
+        None
+    }
+
+    fn restore_custom_message_writer(&mut self, _: Box<dyn CustomMessageWrite>) -> Result<()> {
+        Ok(())
+    }
+}
