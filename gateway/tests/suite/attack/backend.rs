@@ -1,4 +1,5 @@
-//! A backend that costs little: 128 bytes for everything, 16 KiB for `/medium`, a megabyte for `/large`, and nothing for `/slow`, which it never answers.
+//! A backend that costs little: 128 bytes for everything, 16 KiB for `/medium`, a megabyte for `/large`, and nothing for `/slow`, which it never
+//! answers, nor for `/stuck`, of which it takes nothing either.
 
 use std::net::SocketAddr;
 use std::sync::{LazyLock, Mutex};
@@ -56,6 +57,7 @@ async fn serve(mut stream: TcpStream) {
                     while matches!(stream.read(&mut chunk).await, Ok(1..)) {}
                     return;
                 }
+                b"/stuck" => return std::future::pending().await,
                 b"/large" => BODY.len(),
                 b"/medium" => 16 * 1024,
                 _ => 128,

@@ -31,11 +31,12 @@ const TURNS: u32 = 4;
 pub type Attack = fn(&Table);
 
 /// All of them, by name.
-pub const ATTACKS: [(&str, Attack); 8] = [
+pub const ATTACKS: [(&str, Attack); 9] = [
     ("floods", floods_end),
     ("beside-floods", beside_floods),
     ("slow", slow_ones),
     ("beside-slow", beside_slow_ones),
+    ("beside-uploads", beside_uploads),
     ("beside-handshakes", beside_handshakes),
     ("bombs", bombs),
     ("connections", too_many_connections),
@@ -121,7 +122,7 @@ fn settled(gateway: &Gateway) -> u64 {
 
 /// What a connection of each kind holds.
 fn slow_ones(table: &Table) {
-    for kind in &Kind::ALL {
+    for kind in Kind::CHEAP.iter().chain(&Kind::SENDING) {
         let count = scaled(100, 2_000);
         let gateway = start(json!({"connections": count + 1000}));
         let kinds = std::slice::from_ref(kind);
@@ -130,11 +131,13 @@ fn slow_ones(table: &Table) {
         let before = settled(&gateway);
         let slow = Slow::on(&gateway, count, kinds);
         let each = settled(&gateway).saturating_sub(before) / slow.open() as u64 / 1024;
+        // Of a body up to 64 KiB are kept, to be sent once more.
+        let most = if Kind::SENDING.contains(kind) { 150 } else { 100 };
         table.row(
             &format!("slow: {}", kind.name()),
             &format!("{each} KiB a connection"),
-            "≤ 100 KiB",
-            each <= scaled(300, 100),
+            &format!("≤ {most} KiB"),
+            each <= scaled(300, most),
         );
         drop(slow);
     }
@@ -144,10 +147,22 @@ fn beside_slow_ones(table: &Table) {
     let count = scaled(500, 10_000);
     let gateway = start(json!({"connections": count + 1000}));
     let alone = traffic(&gateway, rate(), duration());
-    let slow = Slow::on(&gateway, count, &Kind::ALL);
+    let slow = Slow::on(&gateway, count, &Kind::CHEAP);
     let with = traffic(&gateway, rate(), duration());
     let attack = format!("{} slow connections of five kinds, {} thrown out meanwhile", slow.open(), slow.thrown_out());
     beside(table, &attack, &alone, &with, 2);
+    within_memory(table, &attack, &gateway);
+}
+
+/// More of them than there is memory for: what they hold is needed for others, and who sends nothing more has to go.
+fn beside_uploads(table: &Table) {
+    let count = scaled(300, 6_000);
+    let gateway = start(json!({"connections": count + 1000}));
+    let alone = traffic(&gateway, rate(), duration());
+    let slow = Slow::on(&gateway, count, &Kind::SENDING);
+    let with = traffic(&gateway, rate(), duration());
+    let attack = format!("{} uploads that do not end, {} thrown out meanwhile", slow.open(), slow.thrown_out());
+    beside(table, &attack, &alone, &with, None);
     within_memory(table, &attack, &gateway);
 }
 

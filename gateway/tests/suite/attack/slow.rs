@@ -21,12 +21,20 @@ pub enum Kind {
     HeadWithoutEnd,
     BodyWithoutEnd,
     AnswerUnread,
+    BodyAlmostWhole,
+    BodyNotTaken,
 }
 
+/// Bytes of a body that is almost whole: one that is kept, to be sent once more.
+const ALMOST: usize = 60_000;
+
 impl Kind {
-    /// All of them.
-    pub const ALL: [Kind; 5] =
+    /// Those that cost a client next to nothing.
+    pub const CHEAP: [Kind; 5] =
         [Kind::NoClientHello, Kind::NoRequest, Kind::HeadWithoutEnd, Kind::BodyWithoutEnd, Kind::AnswerUnread];
+
+    /// Those that send something.
+    pub const SENDING: [Kind; 2] = [Kind::BodyAlmostWhole, Kind::BodyNotTaken];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -35,6 +43,8 @@ impl Kind {
             Kind::HeadWithoutEnd => "a head without end",
             Kind::BodyWithoutEnd => "a body without end",
             Kind::AnswerUnread => "an answer that is not read",
+            Kind::BodyAlmostWhole => "60 KB of a body of 64 KiB",
+            Kind::BodyNotTaken => "a body of 1 MB that its backend does not take",
         }
     }
 
@@ -145,6 +155,15 @@ async fn hold(kind: Kind, mut stream: TcpStream, open: impl Fn() -> Counted) {
         Kind::NoClientHello => until_closed(&mut stream).await,
         Kind::HeadWithoutEnd => drip(&mut stream, head, b"X", 5).await,
         Kind::BodyWithoutEnd => drip(&mut stream, &format!("{head}\r\n"), b"x", 2).await,
+        Kind::BodyAlmostWhole => {
+            let head = "POST /slow HTTP/1.1\r\nHost: a.test\r\nContent-Length: 65536\r\n\r\n";
+            drip(&mut stream, &format!("{head}{}", "x".repeat(ALMOST)), b"x", 2).await;
+        }
+        Kind::BodyNotTaken => {
+            let head = head.replace("/slow", "/stuck");
+            let _ = stream.write_all(format!("{head}\r\n{}", "x".repeat(1_000_000)).as_bytes()).await;
+            until_closed(&mut stream).await;
+        }
         Kind::AnswerUnread => {
             let _ = stream.write_all(b"GET /large HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
             // A write tells when the connection is gone; what comes is left where it is.
