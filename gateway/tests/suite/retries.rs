@@ -5,10 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use serde_json::json;
 
 use crate::backends::{Refusing, Scripted, echo, everything_to};
-use crate::client::{self, Response};
+use crate::client::{self, Response, h2c};
 use crate::harness::{Gateway, Start};
 
 /// A backend that takes a request and ends the connection, and how many it took.
@@ -85,6 +86,25 @@ fn a_body_of_64_kib_is_sent_again_and_a_longer_one_is_not() {
         let answers: Vec<_> = (0..4).map(|_| send(&gateway, "PUT", &body[..length])).collect();
         let whole = format!("{length}-{sum}");
         let good = answers.iter().filter(|answer| answer.header("x-echo") == Some(&whole)).count();
+        assert_eq!(good, if repeated { 4 } else { 2 }, "{length}");
+    }
+}
+
+#[test]
+fn so_is_one_that_came_over_http_2() {
+    for (length, repeated) in [(1, true), (65_536, true), (65_537, false)] {
+        let gateway = Start::with(&everything_to(&[closing_after(length), swallowing(length)])).ready();
+        let good = h2c::run(async {
+            let (mut client, _connection) = h2c::connect(gateway.https, "a.test").await;
+            let mut good = 0;
+            for _ in 0..4 {
+                let request = http::Request::put("https://a.test/").header("content-length", length).body(()).unwrap();
+                let body = vec![1; length].chunks(10_000).map(Bytes::copy_from_slice).collect();
+                let (answer, _) = h2c::exchange(&mut client, request, body, None).await.unwrap();
+                good += usize::from(answer.header("x-echo") == Some(&format!("{length}-{length}")));
+            }
+            good
+        });
         assert_eq!(good, if repeated { 4 } else { 2 }, "{length}");
     }
 }
