@@ -442,7 +442,7 @@ impl ProxyHttp for Gateway {
             // HTTP/1.0 knows no chunks, of which the last one would be missed (RFC 9112, 8).
             let is_told = session.response_written().is_some_and(|answer| answer.headers.contains_key(CONTENT_LENGTH));
             let is_old = session.req_header().version <= Version::HTTP_10;
-            info.is_cut.store(is_old && !is_told, Ordering::Relaxed);
+            info.is_cut.store(is_old && !is_told && !ctx.passed, Ordering::Relaxed);
         }
         FailToProxy { error_code: reason.status(), can_reuse_downstream: false }
     }

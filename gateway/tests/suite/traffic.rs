@@ -75,6 +75,12 @@ fn an_answer_to_http_1_0_that_is_cut_does_not_look_whole() {
     let mut connection = client::connect(whole.http);
     connection.send("GET / HTTP/1.0\r\nHost: a.test\r\n\r\n");
     assert_eq!(connection.read(false).body, b"ok");
+    // Where it is the request that does not end, the answer is whole all the same.
+    let mut connection = client::connect(whole.http);
+    connection.send("POST / HTTP/1.0\r\nHost: a.test\r\nContent-Length: 10\r\n\r\nhello");
+    let mut answer = Vec::new();
+    connection.stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.ends_with(b"\r\n\r\nok"));
 }
 
 #[test]
