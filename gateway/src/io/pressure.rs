@@ -123,7 +123,7 @@ impl Ladder {
     }
 
     /// Looks at what is used now.
-    fn look(&self, used: u64) {
+    pub(super) fn look(&self, used: u64) {
         self.used.store(used, Ordering::Relaxed);
         let before = self.pressure();
         let step = Pressure::of(self.part(), before);

@@ -36,7 +36,7 @@ const TIMES: usize = 2;
 const HEADS_PERCENT: usize = 65;
 
 /// How much more than the budget requests may cost whose end the client has not sent: there is room for all, until memory runs short.
-const REQUESTS_TIMES: usize = 4;
+const REQUESTS_TIMES: usize = 5;
 
 /// Bytes that a field costs besides its name and value (RFC 9113, 6.5.2).
 const FIELD: usize = 32;
@@ -461,6 +461,27 @@ pub(super) mod tests {
             () = others_take => panic!("it waits for as long as they do"),
         }
         assert!(begun.elapsed() <= 2 * WAIT, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_are_not_ended_have_room_until_memory_runs_short() {
+        let memory = Arc::new(Ladder::new(1 << 30));
+        let (streams, _ended) = Streams::new(false, memory.clone());
+        let mut uploads = Vec::new();
+        for stream in (1..200).step_by(2) {
+            streams.came(&frame(kind::HEADERS, 0, stream, 10));
+            let mut upload = streams.begin(stream, &head(100), 10).unwrap();
+            assert!(upload.may_begin().await, "the {}th", uploads.len() + 1);
+            uploads.push(upload);
+        }
+        assert_eq!(uploads.len(), 100);
+        // Three quarters are used.
+        memory.look(3 << 28);
+        uploads.truncate(12);
+        let mut next = served(&streams, 1);
+        assert!(!next[0].may_begin().await, "the client sends nothing");
+        uploads.truncate(11);
+        assert!(next[0].may_begin().await);
     }
 
     #[tokio::test(start_paused = true)]
