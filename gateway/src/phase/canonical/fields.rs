@@ -97,10 +97,10 @@ pub fn is_one_hop(name: &[u8]) -> bool {
 /// Whether `Connection` may nominate a field: not one of forwarding, of security or of the message itself (CVE-2026-105299), however it is
 /// written for servers that take `_` for `-`.
 pub fn may_be_nominated(name: &[u8]) -> bool {
-    let name: Vec<u8> = name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
-    let name = &name[..];
-    let begins = |with: &&str| name.len() >= with.len() && name[..with.len()].eq_ignore_ascii_case(with.as_bytes());
-    !is_one_of(name, &END_TO_END_NAMES) && !END_TO_END.iter().any(begins)
+    let same = |byte: &u8, known: &u8| byte.eq_ignore_ascii_case(known) || (*byte == b'_' && *known == b'-');
+    let begins = |with: &&str| name.len() >= with.len() && name.iter().zip(with.as_bytes()).all(|(a, b)| same(a, b));
+    let is = |known: &&str| name.len() == known.len() && begins(known);
+    !END_TO_END_NAMES.iter().any(is) && !END_TO_END.iter().any(begins)
 }
 
 /// Most options and names in `Connection`: each is compared with each field.
