@@ -120,18 +120,26 @@ fn http_for_such_a_host_over_tls_that_is_ended_here_is_misdirected() {
     assert_eq!(client::request(gateway.http, "GET", "x.w.test", "/", &https).status, 421);
 }
 
-#[test]
-fn much_passes_both_ways_however_the_hello_is_cut() {
-    let gateway = scene(&pki::ecdsa(&["backend.test"])).ready();
-    // A connection that hands bytes on one by one at first.
+/// Takes a connection, and what comes back goes on as it is; what the client sends is handed on by `hand_on`.
+fn relay(to: SocketAddr, hand_on: impl FnOnce(TcpStream, TcpStream) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (address, to) = (listener.local_addr().unwrap(), gateway.https);
+    let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
-        let (mut client, _) = listener.accept().unwrap();
-        let mut upstream = TcpStream::connect(to).unwrap();
+        let (client, _) = listener.accept().unwrap();
+        let upstream = TcpStream::connect(to).unwrap();
         upstream.set_nodelay(true).unwrap();
         let (mut back_from, mut back_to) = (upstream.try_clone().unwrap(), client.try_clone().unwrap());
         std::thread::spawn(move || std::io::copy(&mut back_from, &mut back_to));
+        hand_on(client, upstream);
+    });
+    address
+}
+
+#[test]
+fn much_passes_both_ways_however_the_hello_is_cut() {
+    let gateway = scene(&pki::ecdsa(&["backend.test"])).ready();
+    // Bytes are handed on one by one at first.
+    let address = relay(gateway.https, |mut client, mut upstream| {
         let mut bytes = [0; 16 * 1024];
         let mut first = true;
         while let Ok(count @ 1..) = client.read(&mut bytes) {
@@ -154,14 +162,7 @@ fn much_passes_both_ways_however_the_hello_is_cut() {
 fn a_hello_may_be_in_several_records() {
     let gateway = scene(&pki::ecdsa(&["backend.test"])).ready();
     for (name, shown) in [("a.test", "backend.test"), ("b.test", "sluicegate.invalid")] {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (address, to) = (listener.local_addr().unwrap(), gateway.https);
-        std::thread::spawn(move || {
-            let (mut client, _) = listener.accept().unwrap();
-            let mut upstream = TcpStream::connect(to).unwrap();
-            upstream.set_nodelay(true).unwrap();
-            let (mut back_from, mut back_to) = (upstream.try_clone().unwrap(), client.try_clone().unwrap());
-            std::thread::spawn(move || std::io::copy(&mut back_from, &mut back_to));
+        let address = relay(gateway.https, |mut client, mut upstream| {
             let mut hello = [0; 5];
             client.read_exact(&mut hello).unwrap();
             let mut message = vec![0; usize::from(u16::from_be_bytes([hello[3], hello[4]]))];

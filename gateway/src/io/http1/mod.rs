@@ -125,3 +125,15 @@ impl Serve {
 pub(super) fn requests_of_a_connection(limit: usize) -> usize {
     if limit == 0 { usize::MAX } else { limit - rand::random_range(0..=limit / 10) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_serves_up_to_a_tenth_less_than_it_may_or_however_many() {
+        for (limit, range) in [(0, usize::MAX..=usize::MAX), (1, 1..=1), (1000, 900..=1000)] {
+            assert!((0..100).all(|_| range.contains(&requests_of_a_connection(limit))), "{limit}");
+        }
+    }
+}
