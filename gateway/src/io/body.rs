@@ -60,6 +60,14 @@ impl Body {
         is_whole && self.read == self.written.len()
     }
 
+    /// Bytes that the body has in all, at most.
+    pub fn most(&self) -> usize {
+        match &self.kind {
+            Kind::Length(left) => usize::try_from(*left).unwrap_or(usize::MAX).saturating_add(self.passed),
+            Kind::Chunked(_) | Kind::UntilClose => usize::MAX,
+        }
+    }
+
     /// Bytes of the body itself that were read, without head and framing.
     pub fn passed(&self) -> usize {
         self.passed

@@ -4,6 +4,7 @@
 //! connection never leaves the worker that accepted it (docs/adr/0003).
 
 pub mod admission;
+pub mod bodies;
 pub mod body;
 pub mod client;
 pub mod connection;
@@ -15,6 +16,7 @@ mod linger;
 pub mod listener;
 pub mod pressure;
 pub mod proxy_protocol;
+mod rest;
 mod tunnel;
 pub mod turns;
 pub mod upload;

@@ -10,6 +10,8 @@ use std::time::Duration;
 use sluicegate_process::memory::Memory;
 use tokio::sync::watch;
 
+use super::bodies::Bodies;
+
 /// How often it is looked at, and how often from [`CLOSE`] on: an attacker on a fast line fills some hundred megabytes a second.
 const EVERY: Duration = Duration::from_millis(250);
 const OFTEN: Duration = Duration::from_millis(20);
@@ -72,12 +74,19 @@ pub struct Ladder {
     now: AtomicU8,
     used: AtomicU64,
     limit: u64,
+    bodies: Arc<Bodies>,
 }
 
 impl Ladder {
     /// With so many bytes for the process. Nothing is looked at yet.
     pub fn new(limit: u64) -> Self {
-        Ladder { step: watch::Sender::new(Pressure::None), now: AtomicU8::new(0), used: AtomicU64::new(0), limit }
+        let (step, bodies) = (watch::Sender::new(Pressure::None), Arc::new(Bodies::new(limit)));
+        Ladder { step, now: AtomicU8::new(0), used: AtomicU64::new(0), limit, bodies }
+    }
+
+    /// The room for bodies of requests.
+    pub fn bodies(&self) -> &Arc<Bodies> {
+        &self.bodies
     }
 
     /// Bytes that may be used.
@@ -115,6 +124,11 @@ impl Ladder {
     pub fn allowance(&self, allowance: usize) -> usize {
         let free = (SCARCE - self.part()) / (SCARCE - CLOSE);
         (allowance as f64 * free.clamp(0.1, 1.0)).round() as usize
+    }
+
+    /// Whether allowances are as little as they can be.
+    pub fn is_scarce(&self) -> bool {
+        self.part() >= SCARCE
     }
 
     /// Tells when the step changes.

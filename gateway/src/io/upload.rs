@@ -14,6 +14,11 @@ pub struct Upload {
     piece: AtomicUsize,
     /// An endpoint takes what is read. Before that, and afterwards, it is read to be thrown away.
     is_sent: AtomicBool,
+    /// Nobody is asked any more what the endpoint has taken.
+    is_free: AtomicBool,
+    /// It has a place among the bodies of all requests, or waits for one.
+    has_place: AtomicBool,
+    awaits_place: AtomicBool,
 }
 
 impl Upload {
@@ -21,7 +26,14 @@ impl Upload {
     pub fn begin(&self, piece: usize) {
         self.piece.store(piece, Ordering::Relaxed);
         self.is_sent.store(true, Ordering::Relaxed);
+        self.is_free.store(false, Ordering::Relaxed);
         self.window.begin();
+    }
+
+    /// The whole answer is there, or nothing more can be sent: the engine does not look at the endpoint any more.
+    pub fn free(&self) {
+        self.is_free.store(true, Ordering::Relaxed);
+        self.window.took();
     }
 
     /// It ends.
@@ -36,6 +48,27 @@ impl Upload {
         self.window.took();
     }
 
+    /// Whether an endpoint takes what is read.
+    pub fn is_sent(&self) -> bool {
+        self.is_sent.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has a place among the bodies of all requests, or waits for one.
+    pub fn place(&self, has: bool, awaits: bool) {
+        self.has_place.store(has, Ordering::Relaxed);
+        self.awaits_place.store(awaits, Ordering::Relaxed);
+    }
+
+    /// Whether it has a place.
+    pub fn has_place(&self) -> bool {
+        self.has_place.load(Ordering::Relaxed)
+    }
+
+    /// Whether it waits for one, and not for its client.
+    pub fn awaits_place(&self) -> bool {
+        self.awaits_place.load(Ordering::Relaxed)
+    }
+
     /// So many bytes were read.
     pub fn read(&self, bytes: usize) {
         self.window.read(bytes);
@@ -47,6 +80,9 @@ impl Upload {
             return Poll::Ready(usize::MAX);
         }
         let piece = self.piece.load(Ordering::Relaxed);
+        if self.is_free.load(Ordering::Relaxed) {
+            return Poll::Ready(piece);
+        }
         self.window.poll_room(piece, cx).map(|()| piece)
     }
 }
@@ -72,6 +108,12 @@ mod tests {
         upload.took(20);
         assert_eq!(upload.poll_room(&mut cx), Poll::Ready(20));
         upload.read(20);
+        assert_eq!(upload.poll_room(&mut cx), Poll::Pending);
+        upload.free();
+        assert_eq!(upload.poll_room(&mut cx), Poll::Ready(20));
+        upload.begin(10);
+        upload.read(10);
+        assert_eq!(upload.poll_room(&mut cx), Poll::Pending);
         upload.end();
         assert_eq!(upload.poll_room(&mut cx), Poll::Ready(usize::MAX));
     }

@@ -79,7 +79,7 @@ fn reason_of_exchange(ctx: &Ctx) -> Option<Reason> {
     let seen = ctx.exchange.as_ref()?;
     let slow = seen.slow().map(|waits| match waits {
         Waits::ForClient => Reason::ClientTimeout,
-        Waits::ForAnswer => Reason::UpstreamTimeout,
+        Waits::ForRoom | Waits::ForAnswer => Reason::UpstreamTimeout,
         Waits::ForStream | Waits::ForUpgraded => Reason::IdleTimeout,
     });
     seen.fault().map(|_| Reason::UpstreamInvalid).or(slow)

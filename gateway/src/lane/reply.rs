@@ -61,6 +61,9 @@ pub(super) async fn write(
     session.write_response_header(Box::new(header), !has_body).await?;
     if has_body {
         session.write_response_body(Some(response.body), true).await?;
+    } else if view::is_http2(session) {
+        // The engine does not tell a stream that this was all, and resets it where something has failed.
+        session.as_downstream_mut().finish_body().await?;
     }
     Ok(())
 }

@@ -110,7 +110,10 @@ impl GatewayCollector {
             "How short memory is: 0 enough, 1 idle connections end soon, 2 none is kept, 3 requests are refused.";
         let mut pressure = family("sluicegate_memory_pressure", help, MetricType::GAUGE);
         gauge(&mut pressure, &[], f64::from(memory.pressure() as u8));
-        vec![used, limit, pressure]
+        let help = "What is kept of bodies of requests, to be sent once more, or may be.";
+        let mut bodies = family("sluicegate_kept_body_bytes", help, MetricType::GAUGE);
+        gauge(&mut bodies, &[], memory.bodies().taken() as f64);
+        vec![used, limit, pressure, bodies]
     }
 
     fn upstream(&self) -> Vec<MetricFamily> {

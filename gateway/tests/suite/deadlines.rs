@@ -1,6 +1,6 @@
 //! No connection lives on a client's terms, or on a backend's: each wait has its limit, and somebody who reaches it.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::backends::{Scripted, echo, everything_to};
 use crate::client::{self, Connection, Tls, h2c};
 use crate::connections::connect_from;
-use crate::harness::{Gateway, Start};
+use crate::harness::{Gateway, PATIENCE, Start};
 
 fn gateway(backend: SocketAddr, timeouts: Value) -> Gateway {
     Start::with(&everything_to(&[backend])).set("timeouts", timeouts).ready()
@@ -174,9 +174,14 @@ fn a_websocket_that_is_silent_ends() {
 
 #[test]
 fn a_backend_that_takes_nothing_of_a_request_is_a_504() {
-    let deaf = Scripted::new(|incoming| {
-        // Nothing is read of the body; until the other side gives up.
-        while !matches!(incoming.stream.peek(&mut [0; 1]), Ok(0) | Err(_)) {
+    let (ended, ends) = std::sync::mpsc::channel();
+    let deaf = Scripted::new(move |incoming| {
+        // Nothing is read of the body. What waits is lost where the other side gives up, and its kernel keeps none of it.
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            if let Ok(Some(error)) = incoming.stream.take_error() {
+                return ended.send(error.kind()).unwrap();
+            }
             std::thread::park_timeout(Duration::from_millis(20));
         }
     });
@@ -187,6 +192,7 @@ fn a_backend_that_takes_nothing_of_a_request_is_a_504() {
     let sends = std::thread::spawn(move || while sending.write_all(&[b'x'; 64 * 1024]).is_ok() {});
     let answer = rest(&mut stream);
     assert!(answer.starts_with("HTTP/1.1 504") && answer.contains("UpstreamTimeout"), "{answer}");
+    assert_eq!(ends.recv_timeout(PATIENCE), Ok(ErrorKind::ConnectionReset));
     drop(stream);
     sends.join().unwrap();
 }

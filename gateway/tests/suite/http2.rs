@@ -486,6 +486,39 @@ fn requests_become_canonical_requests_of_http_1() {
     assert_eq!(origin.dirty(), Vec::<String>::new());
 }
 
+#[test]
+fn a_trusted_proxy_has_a_window_for_many_clients() {
+    for (trusted, mebibytes) in [(json!([]), 1), (json!(["127.0.0.1"]), 8)] {
+        let gateway = Start::with(&everything_to(&[echo()])).set("trustedProxies", trusted).ready();
+        let mut raw = Raw::connect(&gateway, &[]);
+        let update = raw.until(|frame| frame.kind == WINDOW_UPDATE && frame.stream == 0).unwrap();
+        assert_eq!(u32::from_be_bytes(update.payload[..4].try_into().unwrap()) + 65_535, mebibytes << 20);
+    }
+}
+
+/// Messages of gRPC are small, and wait in the library where nobody takes them.
+#[test]
+fn so_many_small_frames_may_wait() {
+    let gateway = Start::with(&everything_to(&[echo()])).set("workers", 1.into()).ready();
+    for (frames, goes_on) in [(1_000, true), (1_300, false)] {
+        // Answers that it does not take: what comes then waits to begin.
+        let mut raw = Raw::connect(&gateway, &[(4, 0)]);
+        let large = (0..100).map(|number| 2 * number + 1);
+        large
+            .clone()
+            .take(60)
+            .for_each(|stream| raw.head(stream, END_STREAM, &request(b"GET", b"/?bytes=100000", &[])));
+        (0..10).for_each(|_| assert!(raw.until(|frame| frame.kind == HEADERS).is_some()));
+        for stream in large.skip(60).take(4) {
+            raw.head(stream, 0, &request(b"POST", b"/", &[]));
+            (0..frames).for_each(|_| _ = raw.send(DATA, 0, stream, &[b'x'; 50]));
+        }
+        raw.send(PING, 0, 0, &[1; 8]);
+        let next = raw.until(|frame| matches!(frame.kind, GOAWAY | PING));
+        assert_eq!(next.is_some_and(|frame| frame.kind == PING), goes_on, "{frames} of each stream");
+    }
+}
+
 /// A stream whose answer is there and whose body never comes.
 #[test]
 fn a_body_that_nobody_needs_any_more_is_not_waited_for() {

@@ -10,6 +10,7 @@ mod connections;
 mod deadlines;
 mod dns;
 mod docs;
+mod early;
 mod fidelity;
 mod fuzz;
 mod h2spec;

@@ -23,9 +23,11 @@ use tokio::time::Sleep;
 use super::lending::Left;
 use super::out::{self, Out, Stall};
 use super::refuse;
+use crate::io::bodies::{FREE, KEPT, LONG, Place};
 use crate::io::body::Body;
 use crate::io::client::ClientInfo;
 use crate::io::incoming::Incoming;
+use crate::io::pressure::{Ladder, Pressure};
 use crate::phase::Reason;
 use crate::phase::canonical::Refused;
 use crate::phase::canonical::framing::Framing;
@@ -45,10 +47,12 @@ pub struct Lent {
     /// What the engine has still to read.
     message: Body,
     out: Out,
+    memory: Arc<Ladder>,
+    place: Place,
     /// The answer is whole and the body is not: looks now and then whether that is still so.
     rest: Option<Pin<Box<Sleep>>>,
-    /// Something was written since it looked.
-    wrote: bool,
+    /// Something was read or written since it looked.
+    moved: bool,
 }
 
 /// The reader has the connection already; nobody asks this any more.
@@ -61,8 +65,10 @@ impl Lent {
     /// `stall`: how long the client may take nothing of the answer.
     pub fn new(incoming: Incoming<Stream>, framing: Framing, info: Arc<ClientInfo>, stall: Stall) -> Self {
         let message = Body::new(Vec::new(), framing);
+        let memory = stall.memory.clone();
         let out = Out::new(incoming.stream.get_ssl().is_some(), stall);
-        Lent { incoming: Some(incoming), info, message, out, rest: None, wrote: false }
+        let place = Place::default();
+        Lent { incoming: Some(incoming), info, message, out, memory, place, rest: None, moved: false }
     }
 
     /// What came of writing.
@@ -92,6 +98,29 @@ impl Lent {
         Poll::Pending
     }
 
+    /// How much of the body may be read next, which `most` is the endpoint's word on: the engine keeps what it reads.
+    fn poll_place(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let (whole, passed) = (self.message.most(), self.message.passed());
+        if whole <= FREE {
+            return Poll::Ready(Ok(most));
+        }
+        if passed < FREE {
+            return Poll::Ready(Ok(most.min(FREE - passed)));
+        }
+        if passed > KEPT {
+            self.place.keep(LONG);
+        }
+        let is_short = self.memory.pressure() > Pressure::None;
+        let polled = self.place.poll(whole, self.memory.bodies(), is_short, cx);
+        self.info.upload.place(self.place.is_taken(), polled.is_pending());
+        if ready!(polled) {
+            return Poll::Ready(Ok(most));
+        }
+        let detail = "the bodies of other requests take all the room that there is for them";
+        self.info.lending.fail(Refused { reason: Reason::MemoryExhausted, detail });
+        Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()))
+    }
+
     /// Nothing comes of the body. Where the whole answer is there already, nobody needs the rest, and a client that is slow with it has
     /// to end: ready then.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -99,8 +128,9 @@ impl Lent {
             let sleep = self.rest.get_or_insert_with(|| Box::pin(tokio::time::sleep(REST)));
             ready!(sleep.as_mut().poll(cx));
             self.rest = None;
-            let quiet = !std::mem::take(&mut self.wrote) && self.out.len() == 0;
-            if quiet && self.info.lending.is_answered() {
+            let quiet = !std::mem::take(&mut self.moved) && self.out.len() == 0;
+            let holds_others_up = self.place.is_taken() && self.memory.bodies().are_waiting();
+            if (quiet || holds_others_up) && self.info.lending.is_answered() {
                 return Poll::Ready(());
             }
         }
@@ -111,6 +141,7 @@ impl Drop for Lent {
     /// The reader decides what becomes of the connection; the engine only drops it.
     fn drop(&mut self) {
         let Some(incoming) = self.incoming.take() else { return };
+        self.info.upload.place(false, false);
         let open = !self.info.lending.is_switched() && self.info.lending.fault().is_none();
         let usable = open && self.message.is_done() && self.out.len() == 0;
         self.info.lending.leave(Left { incoming, usable });
@@ -130,7 +161,11 @@ impl AsyncRead for Lent {
             return Lent::poll_idle(incoming, cx);
         }
         // What is read waits for the endpoint: it is the endpoint that is waited for, and not the client.
-        let most = ready!(this.info.upload.poll_room(cx));
+        let mut most = ready!(this.info.upload.poll_room(cx));
+        if this.info.upload.is_sent() && !this.info.lending.is_switched() {
+            most = ready!(this.poll_place(most, cx))?;
+        }
+        let Some(incoming) = &mut this.incoming else { return gone() };
         let (message, before) = (&mut this.message, buf.filled().len());
         let read = if this.info.lending.is_switched() {
             incoming.poll_through(most, cx, buf).map_ok(|_| ())
@@ -150,7 +185,7 @@ impl AsyncRead for Lent {
         if read.is_pending() {
             return this.poll_rest(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
         }
-        this.rest = None;
+        this.moved = true;
         read
     }
 }
@@ -171,7 +206,7 @@ impl AsyncWrite for Lent {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let Some(incoming) = &mut this.incoming else { return gone() };
-        this.wrote = true;
+        this.moved = true;
         let before = this.out.len();
         let written = if this.info.lending.is_taken() {
             this.out.poll_take(&mut incoming.stream, cx, data)

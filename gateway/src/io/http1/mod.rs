@@ -20,11 +20,13 @@ use super::client::{ClientInfo, Refusal};
 use super::connection::Serve;
 use super::incoming::{Ended, Incoming};
 use super::linger::linger;
+use super::rest;
 use super::worker::IDLE_GRACE;
 use crate::observe::RequestLabels;
 use crate::observe::access_log::Line;
 use crate::observe::cells::Rejection;
 use crate::phase::canonical::Refused;
+use crate::phase::canonical::framing::Framing;
 use crate::phase::canonical::message::{self, Request};
 use lent::Lent;
 use out::Stall;
@@ -35,6 +37,7 @@ impl Serve {
         let settings = &self.shared.settings;
         let keep_alive = settings.keep_alive(info.connection.trusted);
         let stall = Duration::from_secs(settings.timeouts.client_write.into());
+        let patience = Duration::from_secs(settings.timeouts.stream.into());
         let mut incoming = Incoming::new(stream);
         let mut limit = Duration::from_secs(settings.timeouts.first_byte.into());
         let mut left = requests_of_a_connection(settings.limits.requests_per_connection);
@@ -51,13 +54,23 @@ impl Serve {
             limit = keep_alive;
             left -= 1;
             let is_last = left == 0 || ends_at.is_some_and(|at| at <= Instant::now());
-            let patience = Stall { limit: stall, memory: self.shared.memory.clone() };
+            let takes = Stall { limit: stall, memory: self.shared.memory.clone() };
+            let has_body = request.framing != Framing::None;
             info.lending.begin(request.canonical, is_last);
-            let lent = Lent::new(incoming, request.framing, info.clone(), patience);
+            let lent = Lent::new(incoming, request.framing, info.clone(), takes);
             let mut session = HttpSession::new(Box::new(lent));
             // The head, written anew, is there already: reading it would take a buffer of 4 KiB for as long as the request lasts.
             session.set_pipelined_prefix(Bytes::from(request.head).into());
-            let is_kept = self.proxy.process_new_http(ServerSession::H1(session), &self.draining).await.is_some();
+            let is_over =
+                async { if has_body { rest::is_over(info, patience).await } else { std::future::pending().await } };
+            let is_kept = tokio::select! {
+                biased;
+                kept = self.proxy.process_new_http(ServerSession::H1(session), &self.draining) => kept.is_some(),
+                () = is_over => {
+                    self.cells.reject(Rejection::BodyAfterAnswer);
+                    false
+                }
+            };
             if let Some(refusal) = info.refusal.get() {
                 self.account_refusal(info, refusal);
             }

@@ -12,6 +12,9 @@ pub const WAIT: Duration = Duration::from_millis(50);
 /// On a slow line the kernel takes large pieces, with seconds in between.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The same where memory is scarce: who waits has sent as much of its body as the windows let through.
+pub const SHORT_PATIENCE: Duration = Duration::from_millis(250);
+
 /// What a stream that wants to begin is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
@@ -46,8 +49,8 @@ impl Begin {
     }
 
     /// What one is told that has waited since then, and counts as begun where it begins. `at_once`: how many begin without a wait; `is_over`: those
-    /// that have begun hold too much.
-    pub fn ask(&mut self, now: Instant, since: Instant, at_once: usize, is_over: bool) -> Answer {
+    /// that have begun hold too much; `patience`: how long they may, with nothing taken.
+    pub fn ask(&mut self, now: Instant, since: Instant, at_once: usize, is_over: bool, patience: Duration) -> Answer {
         if self.begun < at_once {
             (self.most, self.since) = (at_once, now);
         }
@@ -59,7 +62,7 @@ impl Begin {
         }
         // Many answers at once are taken in a moment, or go on being taken; who takes nothing is told so.
         let idle = now.saturating_duration_since(self.taken.max(since));
-        if is_over && idle >= PATIENCE {
+        if is_over && idle >= patience {
             self.is_stuck = self.begun > 0;
             return Answer::Refuse;
         }
@@ -103,22 +106,22 @@ mod tests {
     fn with(begun: usize) -> (Begin, Instant) {
         let now = Instant::now();
         let mut begin = Begin::new(now);
-        (0..begun).for_each(|_| assert_eq!(begin.ask(now, now, begun, false), Begins));
+        (0..begun).for_each(|_| assert_eq!(begin.ask(now, now, begun, false, PATIENCE), Begins));
         (begin, now)
     }
 
     #[test]
     fn some_begin_at_once_and_a_few_more_after_a_while() {
         let (mut begin, now) = with(AT_ONCE);
-        assert_eq!(begin.ask(now, now, AT_ONCE, false), Wait);
+        assert_eq!(begin.ask(now, now, AT_ONCE, false, PATIENCE), Wait);
         begin.waited(now + WAIT / 2, 100);
-        assert_eq!(begin.ask(now, now, AT_ONCE, false), Wait);
+        assert_eq!(begin.ask(now, now, AT_ONCE, false, PATIENCE), Wait);
         begin.waited(now + WAIT, 100);
-        (0..A_FEW).for_each(|_| assert_eq!(begin.ask(now, now, AT_ONCE, false), Begins));
-        assert_eq!(begin.ask(now, now, AT_ONCE, false), Wait);
+        (0..A_FEW).for_each(|_| assert_eq!(begin.ask(now, now, AT_ONCE, false, PATIENCE), Begins));
+        assert_eq!(begin.ask(now, now, AT_ONCE, false, PATIENCE), Wait);
         begin.waited(now + 2 * WAIT, 1);
-        assert_eq!(begin.ask(now, now, AT_ONCE, false), Begins);
-        assert_eq!(begin.ask(now, now, AT_ONCE, false), Wait, "there is no room for more");
+        assert_eq!(begin.ask(now, now, AT_ONCE, false, PATIENCE), Begins);
+        assert_eq!(begin.ask(now, now, AT_ONCE, false, PATIENCE), Wait, "there is no room for more");
         assert_eq!(begin.begun(), AT_ONCE + A_FEW + 1);
     }
 
@@ -126,20 +129,26 @@ mod tests {
     fn one_that_ends_makes_room() {
         let (mut begin, now) = with(AT_ONCE);
         begin.ends();
-        assert_eq!(begin.ask(now, now, AT_ONCE, false), Begins);
-        assert_eq!(begin.ask(now, now, AT_ONCE, false), Wait);
+        assert_eq!(begin.ask(now, now, AT_ONCE, false, PATIENCE), Begins);
+        assert_eq!(begin.ask(now, now, AT_ONCE, false, PATIENCE), Wait);
     }
 
     #[test]
     fn where_too_much_is_held_it_is_refused_when_nothing_is_taken_for_a_while() {
         let (mut begin, now) = with(1);
-        assert_eq!(begin.ask(now, now, AT_ONCE, true), Wait);
+        assert_eq!(begin.ask(now, now, AT_ONCE, true, PATIENCE), Wait);
         begin.takes(now + PATIENCE / 2);
-        assert_eq!(begin.ask(now + PATIENCE, now, AT_ONCE, true), Wait, "something was taken");
-        assert_eq!(begin.ask(now + 2 * PATIENCE, now + 2 * PATIENCE, AT_ONCE, true), Wait, "it has only just come");
+        assert_eq!(begin.ask(now + PATIENCE, now, AT_ONCE, true, PATIENCE), Wait, "something was taken");
+        assert_eq!(
+            begin.ask(now + 2 * PATIENCE, now + 2 * PATIENCE, AT_ONCE, true, PATIENCE),
+            Wait,
+            "it has only just come"
+        );
         begin.sends(now + 2 * PATIENCE);
-        assert_eq!(begin.ask(now + 2 * PATIENCE, now, AT_ONCE, true), Wait, "it is sending");
-        assert_eq!(begin.ask(now + 3 * PATIENCE, now, AT_ONCE, true), Refuse);
+        assert_eq!(begin.ask(now + 2 * PATIENCE, now, AT_ONCE, true, PATIENCE), Wait, "it is sending");
+        assert_eq!(begin.ask(now + 3 * PATIENCE, now, AT_ONCE, true, PATIENCE), Refuse);
+        let (mut begin, now) = with(1);
+        assert_eq!(begin.ask(now, now, AT_ONCE, true, Duration::ZERO), Refuse, "nobody waits");
     }
 
     #[test]
@@ -147,11 +156,11 @@ mod tests {
         for frees in [|begin: &mut Begin, now| begin.takes(now), |begin: &mut Begin, _| begin.ends()] {
             let (mut begin, now) = with(2);
             let later = now + PATIENCE;
-            assert_eq!(begin.ask(later, now, AT_ONCE, true), Refuse);
-            assert_eq!(begin.ask(later, now, AT_ONCE, false), Refuse);
-            assert_eq!(begin.ask(later, later, AT_ONCE, false), Wait);
+            assert_eq!(begin.ask(later, now, AT_ONCE, true, PATIENCE), Refuse);
+            assert_eq!(begin.ask(later, now, AT_ONCE, false, PATIENCE), Refuse);
+            assert_eq!(begin.ask(later, later, AT_ONCE, false, PATIENCE), Wait);
             frees(&mut begin, later);
-            assert_eq!(begin.ask(later, now, AT_ONCE, false), Begins);
+            assert_eq!(begin.ask(later, now, AT_ONCE, false, PATIENCE), Begins);
         }
     }
 
@@ -159,9 +168,9 @@ mod tests {
     fn where_none_has_begun_there_is_nothing_to_wait_for() {
         let (mut begin, now) = with(0);
         let later = now + PATIENCE;
-        assert_eq!(begin.ask(later, now, AT_ONCE, true), Refuse, "memory ran short");
+        assert_eq!(begin.ask(later, now, AT_ONCE, true, PATIENCE), Refuse, "memory ran short");
         for _ in 0..AT_ONCE {
-            assert_eq!(begin.ask(later, now, AT_ONCE, false), Begins);
+            assert_eq!(begin.ask(later, now, AT_ONCE, false, PATIENCE), Begins);
         }
     }
 }

@@ -54,9 +54,14 @@ impl Held {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the connection holds so much that little more may be held for it.
+    pub fn is_tight(&self) -> bool {
+        self.of.has_no_room_for(PIECE)
+    }
+
     /// Bytes that may be read of the answer at a time: the more, the more the client has taken of it.
     pub fn piece(&self) -> usize {
-        if self.of.has_no_room_for(PIECE) {
+        if self.is_tight() {
             return SMALL_PIECE;
         }
         PIECE.min(SMALL_PIECE + 2 * self.parts().sent)

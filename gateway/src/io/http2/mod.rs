@@ -26,13 +26,14 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{default_h2_options, handshake};
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{Digest, Stream};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::client::ClientInfo;
 use super::connection::Serve;
 use super::http1::requests_of_a_connection;
 use super::idle::Idle;
 use super::pressure::{Pressure, SHORT_STALL};
+use super::rest;
 use super::turns::behind_others;
 use crate::observe::cells::{Cells, Rejection};
 use accept::{Accepted, accept};
@@ -60,6 +61,13 @@ const LATE_STREAMS: usize = 1000;
 /// Windows: what a client may send before it is read, by stream and in all.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// The same of a trusted proxy, which carries many clients.
+const TRUSTED_WINDOW: u32 = 8 * CONNECTION_WINDOW;
+
+/// What small DATA frames cost that the endpoint has not taken: 256 bytes each, less their length. Others are no message of anybody's: the
+/// library ends the connection.
+const SMALL_FRAMES: usize = 1024 * 1024;
 
 /// How often is looked whether a client takes nothing. Those of single streams come first, which have the same time.
 const LOOK: Duration = Duration::from_secs(1);
@@ -112,10 +120,12 @@ impl Serve {
         let watching = WatchedStream::new(stream, watched.clone(), streams.clone(), refusals.clone(), frames, of);
         let _counts = CountsAtTheEnd(refusals.clone(), self.cells.clone());
         let stream: Stream = Box::new(watching);
+        let trusted = info.connection.trusted;
         let mut options = default_h2_options();
         options
             .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_connection_window_size(if trusted { TRUSTED_WINDOW } else { CONNECTION_WINDOW })
+            .data_frame_budget(if trusted { 8 * SMALL_FRAMES } else { SMALL_FRAMES })
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(u32::try_from(settings.limits.head_bytes).unwrap_or(u32::MAX));
         let limit = Duration::from_secs(settings.timeouts.handshake.into());
@@ -299,9 +309,15 @@ impl Serve {
             if streams.begun() > shared.room.streams(&cells, &shared.cells) && !trusted {
                 return refuse(session, &cells, Rejection::TooManyStreams);
             }
+            let is_over = async {
+                match &info {
+                    Some(info) => rest::is_over(info, patience).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 _ = proxy.process_new_http(ServerSession::new_custom(Box::new(session)), &draining) => {}
-                () = is_over(info, patience) => cells.reject(Rejection::BodyAfterAnswer),
+                () = is_over => cells.reject(Rejection::BodyAfterAnswer),
             }
             drop(served);
         });
@@ -320,19 +336,6 @@ struct CountsAtTheEnd(Arc<Refusals>, Arc<Cells>);
 impl Drop for CountsAtTheEnd {
     fn drop(&mut self) {
         self.0.count(&self.1);
-    }
-}
-
-/// Resolves when the whole answer has been there for so long and the request still is not: the engine waits for that without end.
-async fn is_over(info: Option<Arc<ClientInfo>>, patience: Duration) {
-    let mut since: Option<Instant> = None;
-    loop {
-        sleep(patience / 4).await;
-        if !info.as_ref().is_some_and(|info| info.lending.is_answered()) {
-            since = None;
-        } else if since.get_or_insert_with(Instant::now).elapsed() >= patience {
-            return;
-        }
     }
 }
 

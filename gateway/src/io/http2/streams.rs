@@ -7,7 +7,7 @@ use http::HeaderMap;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
-use super::begin::{Answer, Begin, WAIT};
+use super::begin::{Answer, Begin, PATIENCE, SHORT_PATIENCE, WAIT};
 use super::held::{Held, KEPT_PART};
 use super::open::{self, Ended, Open, SEND_BUFFER};
 use super::wire::{Frame, kind};
@@ -222,7 +222,9 @@ impl Streams {
         let mut begin = self.beginning();
         // Without any that has begun there is nothing to wait for.
         let is_over = if begin.begun() > 0 { has_no_room } else { self.is_over() };
-        begin.ask(Instant::now(), since, at_once, is_over)
+        // What those hold that wait may be needed soon.
+        let patience = if self.memory.is_scarce() { SHORT_PATIENCE } else { PATIENCE };
+        begin.ask(Instant::now(), since, at_once, is_over, patience)
     }
 
     /// Serves one with these fields; `None`: the connection's requests hold too much already.
@@ -284,7 +286,7 @@ pub(super) mod tests {
 
     use http::{HeaderName, HeaderValue};
 
-    use super::super::begin::{A_FEW, PATIENCE};
+    use super::super::begin::A_FEW;
     use super::*;
 
     pub fn head(bytes: usize) -> HeaderMap {
@@ -398,6 +400,19 @@ pub(super) mod tests {
         assert!(!next.may_begin().await, "nothing was taken");
         streams.takes();
         assert!(next.may_begin().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_memory_is_scarce_nobody_waits_for_long() {
+        let memory = Arc::new(Ladder::new(1000));
+        let streams = Streams::new(false, memory.clone()).0;
+        let mut all = served(&streams, 2);
+        assert!(all[0].may_begin().await);
+        all[0].held.ahead(BUDGET);
+        memory.look(750);
+        let begun = Instant::now();
+        assert!(!all[1].may_begin().await);
+        assert!((SHORT_PATIENCE..SHORT_PATIENCE + 2 * WAIT).contains(&begun.elapsed()), "{:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

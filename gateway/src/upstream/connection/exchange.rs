@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -159,8 +160,11 @@ impl Exchange {
     fn waits(&self) -> Waits {
         match &self.answer {
             Some((_, Rest::Switched)) => Waits::ForUpgraded,
+            // Whatever it is, and whether it was answered already.
+            _ if !self.asked.is_whole() && !self.blocked && self.reading.holds_others_up() => Waits::ForClient,
             Some((_, rest)) if *rest != Rest::Head => Waits::ForStream,
-            _ if self.asked.awaits_client(self.interim > 0) && !self.blocked => Waits::ForClient,
+            _ if self.blocked => Waits::ForRoom,
+            _ if self.asked.awaits_client(self.interim > 0) && !self.reading.awaits_place() => Waits::ForClient,
             _ => Waits::ForAnswer,
         }
     }
@@ -227,7 +231,7 @@ impl Exchange {
     /// Nothing moves; ready when that has lasted too long. The engine reads or writes, and never both: each of them waits here.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let waits = self.waits();
-        ready!(self.patience.poll(waits, self.reading.is_short(), cx));
+        ready!(self.patience.poll(waits, self.reading.needs(), cx));
         let _ = self.seen.slow.set(waits);
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
@@ -289,7 +293,10 @@ impl AsyncRead for Exchange {
         if let Poll::Ready(read) = this.poll_limited(cx, buf) {
             this.patience.read();
             let is_whole = matches!(&this.answer, Some((body, rest)) if *rest != Rest::Head && body.is_done());
-            this.seen.answered.store(is_whole && !this.is_switched(), Ordering::Relaxed);
+            if is_whole && !this.is_switched() {
+                this.seen.answered.store(true, Ordering::Relaxed);
+                this.reading.free();
+            }
             return Poll::Ready(read);
         }
         this.poll_patience(cx).map(Err)
@@ -325,6 +332,7 @@ impl Exchange {
     fn break_off(&mut self, error: io::Error) -> io::Error {
         (self.broken, self.keeps) = (true, false);
         self.pending = Vec::new();
+        self.reading.free();
         error
     }
 
@@ -433,10 +441,13 @@ impl VirtualSocket for Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.reading.end();
-        if self.is_over()
-            && let Some(incoming) = self.incoming.take()
-        {
+        let is_over = self.is_over();
+        let Some(incoming) = self.incoming.take() else { return };
+        if is_over {
             self.pool.put(self.key, incoming.stream, self.kept);
+        } else if self.blocked {
+            // Reset: the kernel would hold what an endpoint does not take until it does.
+            let _ = SockRef::from(&incoming.stream).set_linger(Some(Duration::ZERO));
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
+use super::patience::Needs;
 use crate::io::client::ClientInfo;
 use crate::io::http2::held::Held;
 use crate::io::pressure::{Ladder, Pressure};
@@ -43,15 +44,37 @@ impl Reading {
         }
     }
 
-    /// Whether memory runs short.
-    pub(super) fn is_short(&self) -> bool {
-        self.memory.pressure() >= Pressure::ShortIdle
+    /// Whether others need what the request holds: memory runs short, or bodies wait for its place.
+    pub(super) fn needs(&self) -> Needs {
+        let is_short = self.memory.pressure() >= Pressure::ShortIdle;
+        Needs { now: is_short || self.holds_others_up(), soon: self.has_place() }
+    }
+
+    fn has_place(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| client.upload.has_place())
+    }
+
+    /// Whether bodies wait for its place.
+    pub(super) fn holds_others_up(&self) -> bool {
+        self.memory.bodies().are_waiting() && self.has_place()
+    }
+
+    /// Whether the body waits for others, and not for its client.
+    pub(super) fn awaits_place(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| client.upload.awaits_place())
     }
 
     /// The endpoint has taken what the engine has written.
     pub(super) fn sent(&self) {
         if let Some(client) = &self.client {
             client.upload.took(self.piece_of_request());
+        }
+    }
+
+    /// Nobody looks any more at what the endpoint takes.
+    pub(super) fn free(&self) {
+        if let Some(client) = &self.client {
+            client.upload.free();
         }
     }
 
@@ -95,7 +118,8 @@ impl Reading {
 
     /// Bytes that may be read ahead of the engine.
     pub(super) fn most_ahead(&self) -> usize {
-        let is_short = self.memory.pressure() > Pressure::None || self.most() < HEAD;
+        let is_tight = || self.held().is_some_and(Held::is_tight);
+        let is_short = self.memory.pressure() > Pressure::None || is_tight();
         if is_short { SHORT_AHEAD } else { MAX_AHEAD }
     }
 

@@ -3,8 +3,9 @@
 
 use std::net::SocketAddr;
 use std::sync::{LazyLock, Mutex};
+use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::apart::Apart;
@@ -42,6 +43,13 @@ pub fn run() -> SocketAddr {
     receive.recv().unwrap()
 }
 
+/// Takes nothing, until the other side has given up.
+async fn until_reset(stream: &TcpStream) {
+    while stream.ready(Interest::READABLE).await.is_ok_and(|ready| !ready.is_read_closed()) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
 async fn serve(mut stream: TcpStream) {
     let (mut bytes, mut chunk) = (Vec::new(), vec![0; 4096]);
     loop {
@@ -57,7 +65,7 @@ async fn serve(mut stream: TcpStream) {
                     while matches!(stream.read(&mut chunk).await, Ok(1..)) {}
                     return;
                 }
-                b"/stuck" => return std::future::pending().await,
+                b"/stuck" => return until_reset(&stream).await,
                 b"/large" => BODY.len(),
                 b"/medium" => 16 * 1024,
                 _ => 128,

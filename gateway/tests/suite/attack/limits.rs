@@ -12,7 +12,7 @@ use super::slow::{Kind, Slow};
 use super::{Limited, MEMORY, Table, memory, peak, scaled, start, start_with};
 use crate::client;
 use crate::harness::{Gateway, PATIENCE, eventually};
-use crate::http2::{END_STREAM, Raw, request};
+use crate::http2::{DATA, END_STREAM, Raw, request};
 
 /// Requests a second of honest clients.
 fn rate() -> u32 {
@@ -31,12 +31,13 @@ const TURNS: u32 = 4;
 pub type Attack = fn(&Table);
 
 /// All of them, by name.
-pub const ATTACKS: [(&str, Attack); 9] = [
+pub const ATTACKS: [(&str, Attack); 10] = [
     ("floods", floods_end),
     ("beside-floods", beside_floods),
     ("slow", slow_ones),
     ("beside-slow", beside_slow_ones),
     ("beside-uploads", beside_uploads),
+    ("beside-streams", beside_streams),
     ("beside-handshakes", beside_handshakes),
     ("bombs", bombs),
     ("connections", too_many_connections),
@@ -166,6 +167,23 @@ fn beside_uploads(table: &Table) {
     within_memory(table, &attack, &gateway);
 }
 
+/// The same over HTTP/2, a hundred to a connection.
+fn beside_streams(table: &Table) {
+    beside_as_many_as_can_be(table, "connections of 100 HTTP/2 streams, whose bodies nobody takes", |gateway, _| {
+        uploads(gateway)
+    });
+}
+
+/// As many as a connection may have, with all that its windows let through.
+fn uploads(gateway: &Gateway) -> Option<Raw> {
+    let mut raw = Raw::try_connect(gateway.https, &[])?;
+    for stream in (0..100).map(|number| 2 * number + 1) {
+        raw.head(stream, 0, &request(b"POST", b"/stuck", &[(b"content-length", b"65536")]));
+        raw.send(DATA, 0, stream, &[b'x'; 10_000]);
+    }
+    Some(raw)
+}
+
 fn beside_handshakes(table: &Table) {
     let gateway = start(json!({}));
     let alone = traffic(&gateway, rate(), duration());
@@ -243,7 +261,11 @@ fn bombs(table: &Table) {
         );
         drop(held);
     }
-    // More of them than there is memory for.
+    beside_as_many_as_can_be(table, "such connections", |gateway, number| BOMBS[number % BOMBS.len()].on(gateway));
+}
+
+/// More connections than there is memory for.
+fn beside_as_many_as_can_be(table: &Table, what: &str, connect: impl Fn(&Gateway, usize) -> Option<Raw> + Sync) {
     let gateway = start(json!({"connections": 4_000}));
     let count = scaled(30, 1_000);
     let alone = traffic(&gateway, rate(), duration());
@@ -256,7 +278,7 @@ fn bombs(table: &Table) {
                 if stop.load(std::sync::atomic::Ordering::Relaxed) {
                     break;
                 }
-                held.push(BOMBS[number % BOMBS.len()].on(&gateway));
+                held.push(connect(&gateway, number));
             }
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 std::thread::park_timeout(Duration::from_millis(20));
@@ -266,7 +288,7 @@ fn bombs(table: &Table) {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         with
     });
-    let attack = format!("{count} such connections, made as fast as can be");
+    let attack = format!("{count} {what}, made as fast as can be");
     beside(table, &attack, &alone, &with, None);
     within_memory(table, &attack, &gateway);
 }

@@ -147,12 +147,10 @@ impl StreamSession {
         if let Some(info) = &self.info {
             info.upload.read(data.len());
         }
-        let length = self.kept.as_ref().map_or(0, Vec::len) + data.len();
-        let may_keep = self.held().is_none_or(|held| held.keeps(length));
-        match &mut self.kept {
-            Some(kept) if may_keep => kept.extend_from_slice(data),
-            None => {}
-            Some(_) => self.keep_nothing(),
+        let Some(mut kept) = self.kept.take() else { return };
+        if self.held().is_none_or(|held| held.keeps(kept.len() + data.len())) {
+            kept.extend_from_slice(data);
+            self.kept = Some(kept);
         }
     }
 
