@@ -72,13 +72,13 @@ fn who_takes_nothing_of_an_answer_over_http_2_is_closed_soon_when_memory_runs_sh
 
 #[test]
 fn the_ladder_is_climbed_by_whoever_holds_much_and_left_when_they_go() {
-    let gateway = small().ready();
+    let gateway = small().set("timeouts", json!({"head": 60})).ready();
     assert_eq!(gateway.metric("sluicegate_memory_pressure", &[]), 0.0);
     assert_eq!(gateway.metric("sluicegate_memory_limit_bytes", &[]), LIMIT as f64);
     let [mut idle, mut asking, mut asked] = [(); 3].map(|()| client::connect(gateway.http));
     assert_eq!(idle.request("GET", "a.test", "/", &[]).status, 200);
     asking.send("GET / HTTP/1.1\r\nHost: a.");
-    asked.send("GET /?delay=4000 HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    asked.send("GET /?delay=15000 HTTP/1.1\r\nHost: a.test\r\n\r\n");
     let mut attack = Attack::on(&gateway);
     attack.until(&gateway, 2);
     assert!(idle.is_closed(), "who only waits goes first");
