@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::sync::{LazyLock, Mutex};
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
@@ -43,11 +42,9 @@ pub fn run() -> SocketAddr {
     receive.recv().unwrap()
 }
 
-/// Takes nothing, until the other side has given up.
-async fn until_reset(stream: &TcpStream) {
-    while stream.ready(Interest::READABLE).await.is_ok_and(|ready| !ready.is_read_closed()) {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
+/// Takes nothing, until the other side has given up: this interest is in its end, and in no data before it.
+async fn until_over(stream: &TcpStream) {
+    let _ = stream.ready(Interest::PRIORITY).await;
 }
 
 async fn serve(mut stream: TcpStream) {
@@ -65,7 +62,7 @@ async fn serve(mut stream: TcpStream) {
                     while matches!(stream.read(&mut chunk).await, Ok(1..)) {}
                     return;
                 }
-                b"/stuck" => return until_reset(&stream).await,
+                b"/stuck" => return until_over(&stream).await,
                 b"/large" => BODY.len(),
                 b"/medium" => 16 * 1024,
                 _ => 128,
