@@ -197,7 +197,7 @@ impl Guarded {
 }
 
 /// Cases that http-desync-guardian calls compliant, and that are refused: Transfer-Encoding other than one `chunked`, without parameters
-/// (RFC 9112, 6.1: a server may refuse codings; 7.1: parameters of chunked are an error), a fragment in the target, and no target.
+/// (RFC 9112, 6.1: a server may refuse codings; 7.1: parameters of chunked are an error), a fragment in the target, and no target (ADR 0038).
 const REFUSED_COMPLIANT: [&str; 9] = [
     "Compliant URL",
     "Correct TE OK",
