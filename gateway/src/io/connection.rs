@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use pingora::protocols::tls::server::handshake_with_callback;
 use pingora::protocols::{ALPN, Stream};
 use pingora::proxy::HttpProxy;
@@ -129,7 +130,7 @@ impl Serve {
             Ok(First::Gone) => return,
             Ok(First::Plain) => {
                 let refused = Refused { reason: Reason::PlainOnTls, detail: "plain HTTP on the port for HTTPS" };
-                return self.refuse(Box::new(client), info, refused).await;
+                return self.refuse(Box::new(client), BytesMut::new(), info, refused).await;
             }
             Err(_) => return self.cells.handshake(Handshake::TimedOut),
         }

@@ -58,6 +58,11 @@ impl<S: AsyncRead + Unpin> Incoming<S> {
         &self.buffer
     }
 
+    /// The connection, and what was read and not used.
+    pub fn into_parts(self) -> (S, BytesMut) {
+        (self.stream, self.buffer)
+    }
+
     /// So many bytes of it were used. A buffer that is empty is given back.
     pub fn consume(&mut self, count: usize) {
         self.buffer.advance(count);

@@ -56,6 +56,7 @@ impl Gateway {
             method: request.method.as_str(),
             host: ctx.canonical.as_ref().map_or("", |canonical| canonical.host.as_str()),
             target: String::from_utf8_lossy(&target).into_owned(),
+            request_line: None,
             status,
             reason: ctx.reason.as_str(),
             detail: detail(ctx),

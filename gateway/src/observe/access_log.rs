@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::refused_head::RefusedHead;
 use crate::clock;
 use crate::phase::canonical::Refused;
 use crate::phase::{Connection, Reason};
@@ -35,10 +36,13 @@ pub struct Line<'a> {
     pub protocol: &'static str,
     /// Method.
     pub method: &'a str,
-    /// Normalised host.
+    /// Normalised host; as it is written where the head was refused.
     pub host: &'a str,
     /// Target as forwarded.
     pub target: String,
+    /// First line of a head that was refused, as it is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_line: Option<&'a str>,
     /// Status; 0: none was sent.
     pub status: u16,
     /// Why.
@@ -84,10 +88,17 @@ fn is_zero(number: &u32) -> bool {
 }
 
 impl<'a> Line<'a> {
-    /// The line of a request whose head could not be read.
-    pub fn unparsed(connection: Connection, refused: &Refused, request_id: &'a str) -> Line<'a> {
-        let detail = Some(refused.detail);
-        Line { request_id, detail, ..Line::of_connection(connection, refused.reason) }
+    /// The line of a request whose head was refused.
+    pub fn unparsed(connection: Connection, refused: &Refused, request_id: &'a str, head: &'a RefusedHead) -> Line<'a> {
+        let told = |text: &'a str| Some(text).filter(|text| !text.is_empty());
+        Line {
+            request_id,
+            host: &head.host,
+            request_line: told(&head.request_line),
+            detail: Some(refused.detail),
+            user_agent: told(&head.user_agent),
+            ..Line::of_connection(connection, refused.reason)
+        }
     }
 
     /// What is known of a connection that has no request, or none yet.
@@ -101,6 +112,7 @@ impl<'a> Line<'a> {
             method: "",
             host: "",
             target: String::new(),
+            request_line: None,
             status: reason.status(),
             reason: reason.as_str(),
             detail: None,

@@ -3,6 +3,7 @@
 pub mod access_log;
 pub mod cells;
 pub mod collect;
+pub mod refused_head;
 
 pub use access_log::AccessLog;
 pub use cells::{Cells, RequestLabels};

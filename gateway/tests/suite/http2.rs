@@ -180,6 +180,25 @@ fn what_is_malformed_or_too_large_is_refused_and_counted() {
 }
 
 #[test]
+fn what_is_no_request_has_a_line_in_the_access_log() {
+    let gateway = gateway();
+    let mut raw = Raw::connect(&gateway, &[]);
+    raw.head(1, END_STREAM, &request(b"GET", b"/who", &[(b"host", b"b.test"), (b"user-agent", b"old")]));
+    assert_eq!(raw.until(|frame| frame.stream == 1).unwrap().kind, HEADERS, "400");
+    let line = gateway.wait_access(|line| line["requestLine"] == "GET /who HTTP/2");
+    assert_eq!((&line["status"], &line["reason"]), (&400.into(), &"BadRequest".into()));
+    assert_eq!((&line["host"], &line["userAgent"]), (&"a.test".into(), &"old".into()));
+    assert_eq!(line["detail"], ":authority is not the host of Host");
+    assert_eq!(line["requestId"].as_str().unwrap().len(), 32);
+    gateway.wait_metric("sluicegate_requests_total", &["reason=\"BadRequest\"", "status=\"4xx\""], 1.0);
+    raw.head(3, 0, &request(b"POST", b"/", &[(b"content-length", b"5"), (b"content-length", b"5")]));
+    assert_eq!(raw.until(|frame| frame.stream == 3).unwrap().kind, RST_STREAM);
+    let line = gateway.wait_access(|line| line["requestLine"] == "POST / HTTP/2");
+    assert_eq!((&line["status"], &line["detail"]), (&0.into(), &"there are several Content-Length fields".into()));
+    gateway.wait_metric("sluicegate_requests_total", &["reason=\"BadRequest\"", "status=\"none\""], 1.0);
+}
+
+#[test]
 fn floods_of_frames_that_belong_to_no_request_end_the_connection() {
     let gateway = gateway();
     let floods: [(&str, u8, u32, &[u8]); 6] = [

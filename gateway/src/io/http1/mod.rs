@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use pingora::apps::HttpServerApp;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
@@ -25,6 +25,7 @@ use super::worker::IDLE_GRACE;
 use crate::observe::RequestLabels;
 use crate::observe::access_log::Line;
 use crate::observe::cells::Rejection;
+use crate::observe::refused_head::RefusedHead;
 use crate::phase::canonical::Refused;
 use crate::phase::canonical::framing::Framing;
 use crate::phase::canonical::message::{self, Request};
@@ -49,7 +50,10 @@ impl Serve {
             let request = match self.next_request(&mut incoming, limit_now).await {
                 Ok(request) => request,
                 Err(Ended::Silently) => return refuse::close(incoming.stream).await,
-                Err(Ended::Refused(refused)) => return self.refuse(incoming.stream, info, refused).await,
+                Err(Ended::Refused(refused)) => {
+                    let (stream, head) = incoming.into_parts();
+                    return self.refuse(stream, head, info, refused).await;
+                }
             };
             limit = keep_alive;
             left -= 1;
@@ -72,7 +76,7 @@ impl Serve {
                 }
             };
             if let Some(refusal) = info.refusal.get() {
-                self.account_refusal(info, refusal);
+                self.account_refusal(info, refusal, &[]);
             }
             match info.lending.take_left() {
                 Some(left) if is_kept && left.usable => {
@@ -113,23 +117,30 @@ impl Serve {
         Ok(request)
     }
 
-    /// Answers a request that is refused, and ends its connection.
-    pub(super) async fn refuse(&self, stream: Stream, info: &ClientInfo, refused: Refused) {
+    /// Answers a request that is refused, and ends its connection. `head`: what was read of it.
+    pub(super) async fn refuse(&self, stream: Stream, head: BytesMut, info: &ClientInfo, refused: Refused) {
         let answer = refuse::answer(info, refused);
         if let Some(refusal) = info.refusal.get() {
-            self.account_refusal(info, refusal);
+            self.account_refusal(info, refusal, &head);
         }
+        drop(head);
         let limit = Duration::from_secs(self.shared.settings.timeouts.client_write.into());
         refuse::end(stream, &answer, limit).await;
     }
 
     /// Metrics and log of a request that no phase saw.
-    fn account_refusal(&self, info: &ClientInfo, refusal: &Refusal) {
+    fn account_refusal(&self, info: &ClientInfo, refusal: &Refusal, head: &[u8]) {
         let reason = refusal.refused.reason;
         self.cells.reject(Rejection::of(reason));
         self.cells.request(RequestLabels::unrouted(reason.status(), reason), Duration::ZERO);
         if self.shared.access_log.wants(reason, reason.status()) {
-            self.shared.access_log.write(&Line::unparsed(info.connection, &refusal.refused, &refusal.request_id));
+            let head = RefusedHead::of_bytes(head);
+            self.shared.access_log.write(&Line::unparsed(
+                info.connection,
+                &refusal.refused,
+                &refusal.request_id,
+                &head,
+            ));
         }
     }
 }

@@ -7,27 +7,46 @@ use bytes::Bytes;
 use h2::Reason as ErrorCode;
 use h2::server::{Connection, SendResponse};
 use http::header::{CONTENT_LENGTH, HOST};
-use http::{HeaderMap, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use pingora::http::RequestHeader;
 use pingora::protocols::{Digest, Stream};
 
 use super::session::StreamSession;
+use crate::phase::canonical::Refused;
+use crate::phase::respond::REASON;
+use crate::phase::{Reason, request_id};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What came.
 pub enum Accepted {
     /// A request.
     Request(Box<StreamSession>),
-    /// None; that stream is answered, or reset.
-    Malformed(u32),
+    /// None; its stream is answered, or reset.
+    Malformed(Box<MalformedStream>),
+}
+
+/// A stream that is no request.
+pub struct MalformedStream {
+    /// Its number.
+    pub id: u32,
+    /// What came.
+    pub request: RequestHeader,
+    /// What is wrong with it.
+    pub refused: Refused,
+    /// Its id, which the answer tells, if there is one.
+    pub request_id: String,
+    /// The status of the answer; 0: it was reset.
+    pub status: u16,
 }
 
 /// How a stream is no request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     /// It is not clear whom it asks, or for what: 400.
-    Unclear,
+    Unclear(&'static str),
     /// It is malformed (RFC 9113, 8.1.1): reset.
-    Malformed,
+    Malformed(&'static str),
 }
 
 /// Waits for the next stream; meanwhile the connection is read and written. `None`: it has ended. May be dropped at any time.
@@ -36,19 +55,27 @@ pub async fn accept(connection: &mut Connection<Stream, Bytes>, digest: &Arc<Dig
     let (parts, body) = request.into_parts();
     let request = RequestHeader::from(parts);
     if let Err(fault) = judge(&request) {
-        refuse(&mut respond, fault);
-        return Some(Accepted::Malformed(respond.stream_id().as_u32()));
+        let (Fault::Unclear(detail) | Fault::Malformed(detail)) = fault;
+        let (id, request_id) = (respond.stream_id().as_u32(), request_id::new());
+        let refused = Refused { reason: Reason::BadRequest, detail };
+        let status = refuse(&mut respond, fault, refused, &request_id);
+        return Some(Accepted::Malformed(Box::new(MalformedStream { id, request, refused, request_id, status })));
     }
     Some(Accepted::Request(Box::new(StreamSession::new(request, body, respond, digest.clone()))))
 }
 
-fn refuse(respond: &mut SendResponse<Bytes>, fault: Fault) {
+/// Answers, without a body that a window could hold back, or resets. The status that its client gets.
+fn refuse(respond: &mut SendResponse<Bytes>, fault: Fault, refused: Refused, request_id: &str) -> u16 {
     let mut response = http::Response::new(());
     *response.status_mut() = StatusCode::BAD_REQUEST;
+    response.headers_mut().insert(REASON, HeaderValue::from_static(refused.reason.as_str()));
+    response.headers_mut().extend(HeaderValue::from_str(request_id).ok().map(|id| (REQUEST_ID, id)));
     // Where it was reset meanwhile there is nobody to tell.
-    if fault == Fault::Malformed || respond.send_response(response, true).is_err() {
+    if matches!(fault, Fault::Malformed(_)) || respond.send_response(response, true).is_err() {
         respond.send_reset(ErrorCode::PROTOCOL_ERROR);
+        return 0;
     }
+    StatusCode::BAD_REQUEST.as_u16()
 }
 
 fn judge(request: &RequestHeader) -> Result<(), Fault> {
@@ -56,12 +83,12 @@ fn judge(request: &RequestHeader) -> Result<(), Fault> {
     judge_length(&request.headers)?;
     let path = request.raw_path();
     if path.iter().any(|byte| byte.is_ascii_control() || *byte == b' ') {
-        return Err(Fault::Malformed);
+        return Err(Fault::Malformed("the target has a blank or a control byte"));
     }
     // CONNECT has none.
     let is_path = path.starts_with(b"/") || (path == b"*" && request.method == Method::OPTIONS);
     if !is_path && request.method != Method::CONNECT {
-        return Err(Fault::Unclear);
+        return Err(Fault::Unclear("the target is no path"));
     }
     judge_authority(request)
 }
@@ -69,27 +96,31 @@ fn judge(request: &RequestHeader) -> Result<(), Fault> {
 /// One Content-Length, of digits: the library compares it with the data, but it goes on as it came.
 fn judge_length(headers: &HeaderMap) -> Result<(), Fault> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let is_number = |length: &header::HeaderValue| {
+    let is_number = |length: &HeaderValue| {
         let digits = length.as_bytes();
         !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
     };
     match (lengths.next(), lengths.next()) {
         (None, _) => Ok(()),
         (Some(length), None) if is_number(length) => Ok(()),
-        _ => Err(Fault::Malformed),
+        (Some(_), None) => Err(Fault::Malformed("Content-Length is not a number")),
+        (Some(_), Some(_)) => Err(Fault::Malformed("there are several Content-Length fields")),
     }
 }
 
 /// `:authority`, or Host, or both and equal (RFC 9113, 8.3.1), and without user information.
 fn judge_authority(request: &RequestHeader) -> Result<(), Fault> {
-    let mut hosts = request.headers.get_all(HOST).iter().map(header::HeaderValue::as_bytes);
+    let mut hosts = request.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
     let authority = request.uri.authority().map(|authority| authority.as_str().as_bytes());
     let host = match (hosts.next(), hosts.next(), authority) {
-        (Some(_), Some(_), _) | (None, _, None) => return Err(Fault::Unclear),
-        (Some(host), None, Some(authority)) if !host.eq_ignore_ascii_case(authority) => return Err(Fault::Unclear),
+        (Some(_), Some(_), _) => return Err(Fault::Unclear("there are several Host fields")),
+        (None, _, None) => return Err(Fault::Unclear("there is neither :authority nor Host")),
+        (Some(host), None, Some(authority)) if !host.eq_ignore_ascii_case(authority) => {
+            return Err(Fault::Unclear(":authority is not the host of Host"));
+        }
         (Some(host), ..) | (None, _, Some(host)) => host,
     };
-    if host.contains(&b'@') { Err(Fault::Unclear) } else { Ok(()) }
+    if host.contains(&b'@') { Err(Fault::Unclear("the host has user information")) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -107,7 +138,7 @@ mod tests {
 
     #[test]
     fn what_can_be_a_request() {
-        type Row<'a> = (&'a str, &'a str, &'a [(&'static str, &'a str)], Result<(), Fault>);
+        type Row<'a> = (&'a str, &'a str, &'a [(&'static str, &'a str)], Result<(), fn(&'static str) -> Fault>);
         let rows: &[Row<'_>] = &[
             ("GET", "https://a.test/x?y", &[], Ok(())),
             ("GET", "/x", &[("host", "a.test")], Ok(())),
@@ -128,7 +159,9 @@ mod tests {
             ("POST", "https://a.test/", &[("content-length", "")], Err(Malformed)),
         ];
         for (method, uri, fields, judged) in rows {
-            assert_eq!(judge(&request(method, uri, fields)), *judged, "{method} {uri} {fields:?}");
+            let expected = judged.map_err(|kind| std::mem::discriminant(&kind("")));
+            let found = judge(&request(method, uri, fields)).map_err(|fault| std::mem::discriminant(&fault));
+            assert_eq!(found, expected, "{method} {uri} {fields:?}");
         }
     }
 }

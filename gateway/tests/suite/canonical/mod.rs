@@ -193,9 +193,14 @@ fn no_byte_in_the_framing_makes_a_request_that_two_readers_take_differently() {
 #[test]
 fn the_detail_of_a_refusal_is_in_the_access_log() {
     let scene = Scene::set();
-    let raw = "GET / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let raw = "GET /x HTTP/1.1\r\nHost: A.test\r\nUser-Agent: old\r\nAuthorization: Basic c2VjcmV0\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
     assert_eq!(client::raw(scene.gateway.http, raw).status, 400);
     let line = scene.gateway.wait_access(|line| line["status"] == 400);
     assert_eq!(line["detail"], "Transfer-Encoding and Content-Length contradict each other");
+    assert_eq!(
+        (&line["requestLine"], &line["host"], &line["userAgent"]),
+        (&"GET /x HTTP/1.1".into(), &"A.test".into(), &"old".into())
+    );
+    assert!(!line.to_string().contains("c2VjcmV0"));
     scene.gateway.wait_metric("sluicegate_rejected_total", &["reason=\"MalformedHead\""], 1.0);
 }

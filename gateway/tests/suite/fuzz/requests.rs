@@ -2,6 +2,7 @@
 //! the client wrote it ends for the gateway at the same byte.
 
 use rand::rngs::StdRng;
+use sluicegate::observe::refused_head::RefusedHead;
 use sluicegate::phase::canonical::Limits;
 use sluicegate::phase::canonical::chunked::Chunked;
 use sluicegate::phase::canonical::framing::Framing;
@@ -39,6 +40,9 @@ fn body(framing: Framing, parts: &[&[u8]]) -> Option<Body> {
 }
 
 fn check(bytes: &[u8], random: &mut StdRng) -> Taken {
+    let told = RefusedHead::of_bytes(bytes);
+    let longest = [&told.request_line, &told.host, &told.user_agent].map(|text| text.chars().count());
+    assert!(longest.into_iter().all(|count| count <= 256), "the log tells too much: {told:?}");
     let Some(length) = whole_head(bytes, random) else { return Taken::No };
     let limits = Limits::default();
     if length > limits.head_bytes {
