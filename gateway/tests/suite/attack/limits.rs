@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::floods::{self, Attackers};
-use super::honest::{Outcome, traffic};
+use super::honest::{self, Outcome};
 use super::slow::{Kind, Slow};
 use super::{Limited, MEMORY, Table, memory, peak, scaled, start, start_with};
 use crate::client;
@@ -24,8 +24,29 @@ fn duration() -> Duration {
     scaled(Duration::from_secs(2), Duration::from_secs(20))
 }
 
-/// Turns in which that is done, where an attack begins at once.
-const TURNS: u32 = 4;
+/// Turns in which that is done.
+fn turns() -> u32 {
+    scaled(2, 8)
+}
+
+/// So many of them.
+fn traffic(gateway: &Gateway, turns_of_it: u32) -> Outcome {
+    let mut all = Outcome::default();
+    (0..turns_of_it).for_each(|_| all += honest::traffic(gateway, rate(), duration() / turns()));
+    all
+}
+
+/// How it goes without an attack before and after one, and beside it: what the machine does besides comes to both. `attack` gives how it went beside
+/// it, and has ended then.
+fn around<T>(gateway: &Gateway, attack: impl FnOnce() -> (Outcome, T)) -> (Outcome, Outcome, T) {
+    let mut alone = traffic(gateway, turns() / 2);
+    let (with, more) = attack();
+    for scheme in ["http", "https"] {
+        gateway.wait_metric("sluicegate_connections", &[scheme], 0.0);
+    }
+    alone += traffic(gateway, turns() / 2);
+    (alone, with, more)
+}
 
 /// Does one kind of attack, and adds its rows.
 pub type Attack = fn(&Table);
@@ -93,11 +114,10 @@ fn beside_floods(table: &Table) {
     let gateway = start(json!({}));
     let count = scaled(12, 50);
     let (mut alone, mut with, mut ended) = (Outcome::default(), Outcome::default(), 0);
-    // By turns: what the machine does besides comes to both.
-    for _ in 0..TURNS {
-        alone += traffic(&gateway, rate(), duration() / TURNS);
+    for _ in 0..turns() {
+        alone += traffic(&gateway, 1);
         let flood = Attackers::flooding(&gateway, count);
-        with += traffic(&gateway, rate(), duration() / TURNS);
+        with += traffic(&gateway, 1);
         ended += flood.count();
         drop(flood);
         gateway.wait_metric("sluicegate_connections", &["https"], 0.0);
@@ -147,10 +167,12 @@ fn slow_ones(table: &Table) {
 fn beside_slow_ones(table: &Table) {
     let count = scaled(500, 10_000);
     let gateway = start(json!({"connections": count + 1000}));
-    let alone = traffic(&gateway, rate(), duration());
-    let slow = Slow::on(&gateway, count, &Kind::CHEAP);
-    let with = traffic(&gateway, rate(), duration());
-    let attack = format!("{} slow connections of five kinds, {} thrown out meanwhile", slow.open(), slow.thrown_out());
+    let (alone, with, attack) = around(&gateway, || {
+        let slow = Slow::on(&gateway, count, &Kind::CHEAP);
+        let with = traffic(&gateway, turns());
+        let (open, out) = (slow.open(), slow.thrown_out());
+        (with, format!("{open} slow connections of five kinds, {out} thrown out meanwhile"))
+    });
     beside(table, &attack, &alone, &with, 2);
     within_memory(table, &attack, &gateway);
 }
@@ -159,10 +181,12 @@ fn beside_slow_ones(table: &Table) {
 fn beside_uploads(table: &Table) {
     let count = scaled(300, 6_000);
     let gateway = start(json!({"connections": count + 1000}));
-    let alone = traffic(&gateway, rate(), duration());
-    let slow = Slow::on(&gateway, count, &Kind::SENDING);
-    let with = traffic(&gateway, rate(), duration());
-    let attack = format!("{} uploads that do not end, {} thrown out meanwhile", slow.open(), slow.thrown_out());
+    let (alone, with, attack) = around(&gateway, || {
+        let slow = Slow::on(&gateway, count, &Kind::SENDING);
+        let with = traffic(&gateway, turns());
+        let (open, out) = (slow.open(), slow.thrown_out());
+        (with, format!("{open} uploads that do not end, {out} thrown out meanwhile"))
+    });
     beside(table, &attack, &alone, &with, None);
     within_memory(table, &attack, &gateway);
 }
@@ -186,11 +210,11 @@ fn uploads(gateway: &Gateway) -> Option<Raw> {
 
 fn beside_handshakes(table: &Table) {
     let gateway = start(json!({}));
-    let alone = traffic(&gateway, rate(), duration());
-    let handshakes = Attackers::shaking_hands(&gateway, scaled(4, 64));
-    let with = traffic(&gateway, rate(), duration());
-    let made = handshakes.count();
-    drop(handshakes);
+    let (alone, with, made) = around(&gateway, || {
+        let handshakes = Attackers::shaking_hands(&gateway, scaled(4, 64));
+        let with = traffic(&gateway, turns());
+        (with, handshakes.count())
+    });
     let shed = gateway.metric("sluicegate_rejected_total", &["TooManyHandshakes"]);
     let attack = format!("handshakes without end: {made} computed, {shed} shed");
     beside(table, &attack, &alone, &with, 3);
@@ -268,26 +292,28 @@ fn bombs(table: &Table) {
 fn beside_as_many_as_can_be(table: &Table, what: &str, connect: impl Fn(&Gateway, usize) -> Option<Raw> + Sync) {
     let gateway = start(json!({"connections": 4_000}));
     let count = scaled(30, 1_000);
-    let alone = traffic(&gateway, rate(), duration());
     let stop = std::sync::atomic::AtomicBool::new(false);
-    let with = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            super::low_priority();
-            let mut held = Vec::new();
-            for number in 0..count {
-                if stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    break;
+    let attack = || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                super::low_priority();
+                let mut held = Vec::new();
+                for number in 0..count {
+                    if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        break;
+                    }
+                    held.push(connect(&gateway, number));
                 }
-                held.push(connect(&gateway, number));
-            }
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                std::thread::park_timeout(Duration::from_millis(20));
-            }
-        });
-        let with = traffic(&gateway, rate(), duration());
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        with
-    });
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::thread::park_timeout(Duration::from_millis(20));
+                }
+            });
+            let with = traffic(&gateway, turns());
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            (with, ())
+        })
+    };
+    let (alone, with, ()) = around(&gateway, attack);
     let attack = format!("{count} {what}, made as fast as can be");
     beside(table, &attack, &alone, &with, None);
     within_memory(table, &attack, &gateway);
