@@ -3,6 +3,7 @@
 //! Each worker is one thread with a current-thread runtime, its own `SO_REUSEPORT` sockets and its own engine; a
 //! connection never leaves the worker that accepted it (docs/adr/0003).
 
+mod account;
 pub mod admission;
 pub mod bodies;
 pub mod body;

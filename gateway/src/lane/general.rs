@@ -197,7 +197,7 @@ impl Gateway {
         let response = respond::render(reply, &request.method, &request.headers, &ctx.request_id);
         let mut fields = self.marks(ctx).fields();
         if let Ok(id) = http::HeaderValue::from_str(&ctx.request_id) {
-            fields.push((http::HeaderName::from_static("x-request-id"), id));
+            fields.push((respond::REQUEST_ID, id));
         }
         reply::write(session, response, fields, close).await
     }

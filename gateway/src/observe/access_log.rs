@@ -93,6 +93,7 @@ impl<'a> Line<'a> {
         let told = |text: &'a str| Some(text).filter(|text| !text.is_empty());
         Line {
             request_id,
+            protocol: head.protocol,
             host: &head.host,
             request_line: told(&head.request_line),
             detail: Some(refused.detail),

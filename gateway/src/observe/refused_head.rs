@@ -6,16 +6,16 @@ use http::header::{HOST, USER_AGENT};
 use pingora::http::RequestHeader;
 
 use crate::phase::canonical::head::{is_token, trim};
+use crate::phase::canonical::message::MAX_METHOD;
 
 /// Bytes that are told of each, at most.
 const MOST: usize = 256;
 
-/// Longest method that may begin a request line, for its line to be told.
-const MAX_METHOD: usize = 32;
-
 /// See the module. Empty: there is none, or nothing that looks like one.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RefusedHead {
+    /// `HTTP/2`, or empty: what came is not judged by what it says it is.
+    pub protocol: &'static str,
     /// The first line, if it begins as a request or a PROXY header does: of other protocols, and their passwords, nothing is told.
     pub request_line: String,
     /// The first Host field, or over HTTP/2 `:authority`.
@@ -40,6 +40,7 @@ impl RefusedHead {
             fields.iter().find(of_name).map_or(&b""[..], |(_, value)| trim(value))
         };
         RefusedHead {
+            protocol: "",
             request_line: line(method, rest),
             host: told(without_user(value("host"))),
             user_agent: told(value("user-agent")),
@@ -51,6 +52,7 @@ impl RefusedHead {
         let field = |name| request.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
         let host = request.uri.authority().map_or_else(|| field(HOST), |authority| authority.as_str().as_bytes());
         RefusedHead {
+            protocol: "HTTP/2",
             request_line: line(request.method.as_str().as_bytes(), &[request.raw_path(), b"HTTP/2"].join(&b' ')),
             host: told(without_user(host)),
             user_agent: told(field(USER_AGENT)),
@@ -95,7 +97,7 @@ mod tests {
     use super::*;
 
     fn of(bytes: &[u8]) -> (String, String, String) {
-        let RefusedHead { request_line, host, user_agent } = RefusedHead::of_bytes(bytes);
+        let RefusedHead { request_line, host, user_agent, .. } = RefusedHead::of_bytes(bytes);
         (request_line, host, user_agent)
     }
 

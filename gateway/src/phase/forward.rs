@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use http::header::{COOKIE, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, uri::Authority};
 
+use super::respond::REQUEST_ID;
 use super::{RequestHead, Scheme};
 use sluicegate_snapshot::host::RequestHost;
 
@@ -14,7 +15,6 @@ const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_SCHEME: HeaderName = HeaderName::from_static("x-scheme");
 
 /// Changes of a request's header fields: names that go, then fields that are set.
@@ -65,7 +65,7 @@ pub fn edits(head: &RequestHead<'_>, forwarding: &Forwarding<'_>) -> Edits {
     };
     set(X_FORWARDED_FOR, forwarded_for(head, trusted).as_bytes());
     set(X_REAL_IP, forwarding.client.to_string().as_bytes());
-    set(X_REQUEST_ID, forwarding.request_id.as_bytes());
+    set(REQUEST_ID, forwarding.request_id.as_bytes());
     let scheme = client_scheme(head).as_str().as_bytes();
     [X_FORWARDED_PROTO, X_FORWARDED_SCHEME, X_SCHEME].into_iter().for_each(|name| set(name, scheme));
     // Several proxies in a row write a list.
@@ -138,7 +138,7 @@ fn is_exact(name: &HeaderName) -> bool {
 
 /// The id of a request: a trusted proxy's, else a new one.
 pub fn request_id(head: &RequestHead<'_>) -> String {
-    let given = head.headers.get(&X_REQUEST_ID).filter(|_| head.connection.trusted);
+    let given = head.headers.get(&REQUEST_ID).filter(|_| head.connection.trusted);
     match given.and_then(|id| id.to_str().ok()) {
         Some(id) if super::request_id::is_acceptable(id) => id.to_owned(),
         _ => super::request_id::new(),

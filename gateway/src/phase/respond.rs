@@ -13,6 +13,9 @@ pub const ROUTE: HeaderName = HeaderName::from_static("sluicegate-route");
 /// Name of the header that tells the reason of the gateway's own answers.
 pub const REASON: HeaderName = HeaderName::from_static("sluicegate-reason");
 
+/// Name of the header that tells the id of a request.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// Fields that every response may get.
 pub struct Marks<'a> {
     /// `serverHeader`.
@@ -112,7 +115,7 @@ pub fn raw_http1(response: &OwnResponse, request_id: &str, server: Option<&Heade
     if let Some(server) = server {
         field("server", server.as_bytes());
     }
-    field("x-request-id", request_id.as_bytes());
+    field(REQUEST_ID.as_str(), request_id.as_bytes());
     field("content-length", response.body.len().to_string().as_bytes());
     field("connection", b"close");
     bytes.extend_from_slice(b"\r\n");

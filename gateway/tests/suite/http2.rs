@@ -181,16 +181,21 @@ fn what_is_malformed_or_too_large_is_refused_and_counted() {
 
 #[test]
 fn what_is_no_request_has_a_line_in_the_access_log() {
-    let gateway = gateway();
-    let mut raw = Raw::connect(&gateway, &[]);
-    raw.head(1, END_STREAM, &request(b"GET", b"/who", &[(b"host", b"b.test"), (b"user-agent", b"old")]));
-    assert_eq!(raw.until(|frame| frame.stream == 1).unwrap().kind, HEADERS, "400");
+    let gateway = Start::with("").set("serverHeader", json!("edge")).ready();
+    let answer = h2c::run(async {
+        let (mut client, _connection) = h2c::connect(gateway.https, "a.test").await;
+        let two = http::Request::get("https://a.test/who").header("host", "b.test").header("user-agent", "old");
+        h2c::exchange(&mut client, two.body(()).unwrap(), Vec::new(), None).await.unwrap().0
+    });
+    assert_eq!((answer.status, answer.header("sluicegate-reason")), (400, Some("BadRequest")));
+    assert_eq!((answer.header("server"), answer.body.len()), (Some("edge"), 0));
     let line = gateway.wait_access(|line| line["requestLine"] == "GET /who HTTP/2");
     assert_eq!((&line["status"], &line["reason"]), (&400.into(), &"BadRequest".into()));
+    assert_eq!((&line["protocol"], &line["requestId"]), (&"HTTP/2".into(), &answer.header("x-request-id").into()));
     assert_eq!((&line["host"], &line["userAgent"]), (&"a.test".into(), &"old".into()));
     assert_eq!(line["detail"], ":authority is not the host of Host");
-    assert_eq!(line["requestId"].as_str().unwrap().len(), 32);
     gateway.wait_metric("sluicegate_requests_total", &["reason=\"BadRequest\"", "status=\"4xx\""], 1.0);
+    let mut raw = Raw::connect(&gateway, &[]);
     raw.head(3, 0, &request(b"POST", b"/", &[(b"content-length", b"5"), (b"content-length", b"5")]));
     assert_eq!(raw.until(|frame| frame.stream == 3).unwrap().kind, RST_STREAM);
     let line = gateway.wait_access(|line| line["requestLine"] == "POST / HTTP/2");

@@ -22,8 +22,6 @@ use super::incoming::{Ended, Incoming};
 use super::linger::linger;
 use super::rest;
 use super::worker::IDLE_GRACE;
-use crate::observe::RequestLabels;
-use crate::observe::access_log::Line;
 use crate::observe::cells::Rejection;
 use crate::observe::refused_head::RefusedHead;
 use crate::phase::canonical::Refused;
@@ -76,7 +74,7 @@ impl Serve {
                 }
             };
             if let Some(refusal) = info.refusal.get() {
-                self.account_refusal(info, refusal, &[]);
+                self.account_http1(info, refusal, &[]);
             }
             match info.lending.take_left() {
                 Some(left) if is_kept && left.usable => {
@@ -121,27 +119,16 @@ impl Serve {
     pub(super) async fn refuse(&self, stream: Stream, head: BytesMut, info: &ClientInfo, refused: Refused) {
         let answer = refuse::answer(info, refused);
         if let Some(refusal) = info.refusal.get() {
-            self.account_refusal(info, refusal, &head);
+            self.account_http1(info, refusal, &head);
         }
         drop(head);
         let limit = Duration::from_secs(self.shared.settings.timeouts.client_write.into());
         refuse::end(stream, &answer, limit).await;
     }
 
-    /// Metrics and log of a request that no phase saw.
-    fn account_refusal(&self, info: &ClientInfo, refusal: &Refusal, head: &[u8]) {
+    fn account_http1(&self, info: &ClientInfo, refusal: &Refusal, head: &[u8]) {
         let reason = refusal.refused.reason;
-        self.cells.reject(Rejection::of(reason));
-        self.cells.request(RequestLabels::unrouted(reason.status(), reason), Duration::ZERO);
-        if self.shared.access_log.wants(reason, reason.status()) {
-            let head = RefusedHead::of_bytes(head);
-            self.shared.access_log.write(&Line::unparsed(
-                info.connection,
-                &refusal.refused,
-                &refusal.request_id,
-                &head,
-            ));
-        }
+        self.account_refusal(info, refusal, Rejection::of(reason), reason.status(), || RefusedHead::of_bytes(head));
     }
 }
 

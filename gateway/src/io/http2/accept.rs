@@ -6,17 +6,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::Reason as ErrorCode;
 use h2::server::{Connection, SendResponse};
-use http::header::{CONTENT_LENGTH, HOST};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use http::header::{CONTENT_LENGTH, HOST, SERVER};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use pingora::http::RequestHeader;
 use pingora::protocols::{Digest, Stream};
 
 use super::session::StreamSession;
+use crate::io::client::{ClientStream, Refusal};
 use crate::phase::canonical::Refused;
-use crate::phase::respond::REASON;
+use crate::phase::respond::{REASON, REQUEST_ID};
 use crate::phase::{Reason, request_id};
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What came.
 pub enum Accepted {
@@ -32,10 +31,8 @@ pub struct MalformedStream {
     pub id: u32,
     /// What came.
     pub request: RequestHeader,
-    /// What is wrong with it.
-    pub refused: Refused,
-    /// Its id, which the answer tells, if there is one.
-    pub request_id: String,
+    /// What is wrong with it, and the id that its answer tells, if there is one.
+    pub refusal: Refusal,
     /// The status of the answer; 0: it was reset.
     pub status: u16,
 }
@@ -56,20 +53,30 @@ pub async fn accept(connection: &mut Connection<Stream, Bytes>, digest: &Arc<Dig
     let request = RequestHeader::from(parts);
     if let Err(fault) = judge(&request) {
         let (Fault::Unclear(detail) | Fault::Malformed(detail)) = fault;
-        let (id, request_id) = (respond.stream_id().as_u32(), request_id::new());
+        let id = respond.stream_id().as_u32();
         let refused = Refused { reason: Reason::BadRequest, detail };
-        let status = refuse(&mut respond, fault, refused, &request_id);
-        return Some(Accepted::Malformed(Box::new(MalformedStream { id, request, refused, request_id, status })));
+        let refusal = Refusal { refused, request_id: request_id::new() };
+        let info = ClientStream::info_of(Some(digest));
+        let server = info.as_ref().and_then(|info| info.server_header.as_ref());
+        let status = refuse(&mut respond, fault, &refusal, server);
+        return Some(Accepted::Malformed(Box::new(MalformedStream { id, request, refusal, status })));
     }
     Some(Accepted::Request(Box::new(StreamSession::new(request, body, respond, digest.clone()))))
 }
 
 /// Answers, without a body that a window could hold back, or resets. The status that its client gets.
-fn refuse(respond: &mut SendResponse<Bytes>, fault: Fault, refused: Refused, request_id: &str) -> u16 {
+fn refuse(
+    respond: &mut SendResponse<Bytes>,
+    fault: Fault,
+    Refusal { refused, request_id }: &Refusal,
+    server: Option<&HeaderValue>,
+) -> u16 {
     let mut response = http::Response::new(());
     *response.status_mut() = StatusCode::BAD_REQUEST;
-    response.headers_mut().insert(REASON, HeaderValue::from_static(refused.reason.as_str()));
-    response.headers_mut().extend(HeaderValue::from_str(request_id).ok().map(|id| (REQUEST_ID, id)));
+    let fields = response.headers_mut();
+    fields.insert(REASON, HeaderValue::from_static(refused.reason.as_str()));
+    fields.extend(HeaderValue::from_str(request_id).ok().map(|id| (REQUEST_ID, id)));
+    fields.extend(server.map(|server| (SERVER, server.clone())));
     // Where it was reset meanwhile there is nobody to tell.
     if matches!(fault, Fault::Malformed(_)) || respond.send_response(response, true).is_err() {
         respond.send_reset(ErrorCode::PROTOCOL_ERROR);

@@ -35,11 +35,9 @@ use super::idle::Idle;
 use super::pressure::{Pressure, SHORT_STALL};
 use super::rest;
 use super::turns::behind_others;
-use crate::observe::RequestLabels;
-use crate::observe::access_log::Line;
 use crate::observe::cells::{Cells, Rejection};
 use crate::observe::refused_head::RefusedHead;
-use accept::{Accepted, MalformedStream, accept};
+use accept::{Accepted, accept};
 use frames::Watched;
 use group::Group;
 use open::SEND_BUFFER;
@@ -258,7 +256,8 @@ impl Serve {
                 }
                 Some(Accepted::Malformed(stream)) => {
                     streams.accepts(stream.id);
-                    self.account_malformed(info, &stream);
+                    let (refusal, why) = (&stream.refusal, Rejection::MalformedStream);
+                    self.account_refusal(info, refusal, why, stream.status, || RefusedHead::of_stream(&stream.request));
                     state.malformed += 1;
                     if state.malformed >= MAX_MALFORMED_STREAMS {
                         return;
@@ -266,18 +265,6 @@ impl Serve {
                 }
                 None => return,
             }
-        }
-    }
-
-    /// Metrics and log of a stream that is no request.
-    fn account_malformed(&self, info: &ClientInfo, stream: &MalformedStream) {
-        let (status, reason) = (stream.status, stream.refused.reason);
-        self.cells.reject(Rejection::MalformedStream);
-        self.cells.request(RequestLabels::unrouted(status, reason), Duration::ZERO);
-        if self.shared.access_log.wants(reason, status) {
-            let head = RefusedHead::of_stream(&stream.request);
-            let line = Line::unparsed(info.connection, &stream.refused, &stream.request_id, &head);
-            self.shared.access_log.write(&Line { status, protocol: "HTTP/2", ..line });
         }
     }
 

@@ -25,7 +25,7 @@ pub struct Request {
 }
 
 /// Longest method; the longest of the registry (RFC 3253) has 16.
-const MAX_METHOD: usize = 32;
+pub const MAX_METHOD: usize = 32;
 
 /// What the fields say, besides what is forwarded as it is.
 #[derive(Default)]
