@@ -65,18 +65,16 @@ fn settings(kind: &str) -> &'static [(u16, u32)] {
 /// Frames between two looks at what comes back.
 const BATCH: u32 = 20;
 
-/// Time between them: a sender without a pause is ahead by whatever sockets hold when a busy machine keeps the gateway from its CPU for a moment.
-const PAUSE: Duration = Duration::from_millis(1);
-
-/// Sends frames of a kind on one connection until it is told to go, or ends; how many that took. `None`: more than `most`.
-pub fn until_ended(gateway: &Gateway, kind: &str, most: u32) -> Option<u32> {
+/// Sends frames of a kind on one connection until it is told to go, or ends; how many that took. `None`: more than `most`. `pause`: between two
+/// looks; a sender without one is ahead of the gateway by whatever sockets hold.
+pub fn until_ended(gateway: &Gateway, kind: &str, most: u32, pause: Option<Duration>) -> Option<u32> {
     let mut raw = Raw::connect(gateway, settings(kind));
     for number in 0..most {
         if !send(&mut raw, kind, number) {
             return Some(number + 1);
         }
         if number % BATCH == BATCH - 1 {
-            std::thread::park_timeout(PAUSE);
+            pause.into_iter().for_each(std::thread::park_timeout);
             if is_told_to_go(&mut raw) {
                 return Some(number + 1);
             }

@@ -38,8 +38,6 @@ pub struct Outcome {
     /// From when a request was sent to the end of its answer, sorted, but for the first one of each client. Those count as well that would have
     /// been sent while their client waited for another one: as if each had waited from when it was due.
     times: Vec<Duration>,
-    /// Of each turn the time within which 99 of 100 were answered, sorted.
-    p99s: Vec<Duration>,
     /// The first failures.
     pub why: Vec<String>,
 }
@@ -51,8 +49,6 @@ impl std::ops::AddAssign for Outcome {
         self.repeated += more.repeated;
         self.times.extend(more.times);
         self.times.sort_unstable();
-        self.p99s.extend(more.p99s);
-        self.p99s.sort_unstable();
         self.why.extend(more.why);
     }
 }
@@ -63,18 +59,16 @@ impl Outcome {
         self.times.get(self.times.len().saturating_sub(1) * of_thousand / 1000).copied().unwrap_or(LIMIT)
     }
 
-    /// The time within which 99 of 100 were answered, in a turn as most are: the median of the turns. A machine that others use as well stops for some
-    /// milliseconds now and then, and who has the bad luck in one of twenty seconds has it in the slowest hundredth of all.
+    /// The time within which 99 of 100 were answered.
     pub fn p99(&self) -> Duration {
-        self.p99s.get(self.p99s.len() / 2).copied().unwrap_or(LIMIT)
+        self.within(990)
     }
 
-    /// [`Outcome::p99`], and the times of half of all, 99 of 100, 999 of 1000, and all, in milliseconds.
+    /// The times of half of them, 99 of 100, 999 of 1000, and all, in milliseconds.
     pub fn spread(&self) -> String {
-        let millis = |time: Duration| format!("{:.2}", time.as_secs_f64() * 1e3);
-        let [half, most, nearly_all, all] = [500, 990, 999, 1000].map(|of_thousand| millis(self.within(of_thousand)));
-        let p99 = millis(self.p99());
-        format!("p99 {p99} ms (of all: p50 {half}, p99 {most}, p99.9 {nearly_all}, most {all})")
+        let times = [500, 990, 999, 1000].map(|of_thousand| self.within(of_thousand).as_secs_f64() * 1e3);
+        let [half, most, nearly_all, all] = times.map(|time| format!("{time:.2}"));
+        format!("p99 {most} ms (p50 {half}, p99.9 {nearly_all}, most {all})")
     }
 
     fn to_line(&self) -> String {
@@ -85,9 +79,7 @@ impl Outcome {
 
     fn parse(line: &str) -> Outcome {
         let (sent, failed, repeated, times, why): (_, _, _, Vec<u64>, _) = serde_json::from_str(line).unwrap();
-        let times = times.into_iter().map(Duration::from_micros).collect();
-        let turn = Outcome { sent, failed, repeated, times, p99s: Vec::new(), why };
-        Outcome { p99s: vec![turn.within(990)], ..turn }
+        Outcome { sent, failed, repeated, times: times.into_iter().map(Duration::from_micros).collect(), why }
     }
 
     /// Share of requests that were answered with 200.
