@@ -25,7 +25,7 @@ pub fn address() -> SocketAddr {
 pub fn run() -> SocketAddr {
     let (send, receive) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        super::high_priority();
+        super::high_priority(super::Priority::Backend);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Barrier;
 use tokio::time::timeout;
 
 use super::apart::Apart;
@@ -42,18 +43,21 @@ pub struct Outcome {
     pub why: Vec<String>,
 }
 
-impl std::ops::AddAssign for Outcome {
-    fn add_assign(&mut self, more: Outcome) {
-        self.sent += more.sent;
-        self.failed += more.failed;
-        self.repeated += more.repeated;
-        self.times.extend(more.times);
-        self.times.sort_unstable();
-        self.why.extend(more.why);
-    }
-}
-
 impl Outcome {
+    /// All of them together.
+    pub fn of<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> Outcome {
+        let mut all = Outcome::default();
+        for more in outcomes {
+            all.sent += more.sent;
+            all.failed += more.failed;
+            all.repeated += more.repeated;
+            all.times.extend_from_slice(&more.times);
+            all.why.extend_from_slice(&more.why);
+        }
+        all.times.sort_unstable();
+        all
+    }
+
     /// The time within which so many of a thousand were answered.
     fn within(&self, of_thousand: usize) -> Duration {
         self.times.get(self.times.len().saturating_sub(1) * of_thousand / 1000).copied().unwrap_or(LIMIT)
@@ -103,20 +107,21 @@ pub fn run(arguments: &str) -> String {
 }
 
 fn send(http: SocketAddr, https: SocketAddr, per_second: u32, duration: Duration) -> Outcome {
-    super::high_priority();
+    super::high_priority(super::Priority::Honest);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let results = Arc::new(Mutex::new(Outcome::default()));
     runtime.block_on(async {
         let count: u32 = CLIENTS.iter().map(|(_, count)| count).sum();
         let every = Duration::from_secs(1) * count / per_second;
-        let start = Instant::now();
+        let all_are_there = Arc::new(Barrier::new(count as usize));
         let kinds = CLIENTS.iter().flat_map(|(kind, count)| (0..*count).map(move |_| *kind));
-        let clients: Vec<_> = kinds
-            .enumerate()
+        let clients: Vec<_> = (0..)
+            .zip(kinds)
             .map(|(number, kind)| {
                 let address = if matches!(kind, Kind::Http) { http } else { https };
-                let first = start + every * u32::try_from(number).unwrap() / count;
-                tokio::spawn(client(kind, address, first, every, start + duration, results.clone()))
+                let client = Client { kind, address, connection: None, results: results.clone() };
+                let there = all_are_there.clone();
+                tokio::spawn(client.run(there, every * number / count, every, duration))
             })
             .collect();
         for client in clients {
@@ -128,47 +133,57 @@ fn send(http: SocketAddr, https: SocketAddr, per_second: u32, duration: Duration
     outcome
 }
 
-async fn client(
+/// One that waits for its answer before it asks again.
+struct Client {
     kind: Kind,
     address: SocketAddr,
-    first: Instant,
-    every: Duration,
-    end: Instant,
+    connection: Option<Connection>,
     results: Arc<Mutex<Outcome>>,
-) {
-    let (mut connection, mut repeated) = (None, 0);
-    let mut due = first;
-    while due < end {
-        tokio::time::sleep_until(due.into()).await;
-        let begun = Instant::now();
-        // All make their connections at once, and compute that one after another: the first requests are waited for, and not timed.
-        let is_timed = due > first;
-        let answered = timeout(LIMIT, ask(kind, address, &mut connection, &mut repeated)).await;
-        let answered = answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let mut results = results.lock().unwrap();
-        results.sent += 1;
-        match answered {
-            Ok(()) if is_timed => results.times.push(begun.elapsed()),
-            Ok(()) => {}
-            Err(error) => {
-                connection = None;
-                results.failed += 1;
-                if results.why.len() < 5 {
-                    results.why.push(format!("{kind:?}: {error}"));
-                }
+}
+
+impl Client {
+    /// Asks once; then, when all have done so, so long, one time in `every`, first after `first`.
+    async fn run(mut self, all_are_there: Arc<Barrier>, first: Duration, every: Duration, duration: Duration) {
+        // All make their connections at once, and compute that one after another: that is waited for, and not timed.
+        self.ask().await;
+        all_are_there.wait().await;
+        let start = Instant::now();
+        let (mut due, end) = (start + first, start + duration);
+        while due < end {
+            tokio::time::sleep_until(due.into()).await;
+            let begun = Instant::now();
+            let answered = self.ask().await;
+            let mut results = self.results.lock().unwrap();
+            if answered {
+                results.times.push(begun.elapsed());
             }
-        }
-        // Who is late does not make up for it, that would be more than the rate; but those that it has left out have waited as well.
-        let now = Instant::now();
-        due += every;
-        while due < now.min(end) {
-            if is_timed {
-                results.times.push(now - due);
-            }
+            // Who is late does not make up for it, that would be more than the rate; but those that it has left out have waited as well.
+            let now = Instant::now();
             due += every;
+            while due < now.min(end) {
+                results.times.push(now - due);
+                due += every;
+            }
         }
     }
-    results.lock().unwrap().repeated += repeated;
+
+    /// One request; whether it was answered.
+    async fn ask(&mut self) -> bool {
+        let mut repeated = 0;
+        let asked = timeout(LIMIT, ask(self.kind, self.address, &mut self.connection, &mut repeated)).await;
+        let answered = asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let mut results = self.results.lock().unwrap();
+        results.sent += 1;
+        results.repeated += repeated;
+        if let Err(error) = &answered {
+            self.connection = None;
+            results.failed += 1;
+            if results.why.len() < 5 {
+                results.why.push(format!("{:?}: {error}", self.kind));
+            }
+        }
+        answered.is_ok()
+    }
 }
 
 enum Connection {

@@ -7,45 +7,24 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::floods::{self, Attackers};
-use super::honest::{self, Outcome};
 use super::slow::{Kind, Slow};
+use super::turns::Turns;
 use super::{Limited, MEMORY, Table, memory, peak, scaled, start, start_with};
 use crate::client;
 use crate::harness::{Gateway, PATIENCE, eventually};
 use crate::http2::{DATA, END_STREAM, Raw, request};
 
-/// Requests a second of honest clients.
-fn rate() -> u32 {
-    scaled(100, 2_000)
-}
-
-/// How long honest traffic is measured.
-fn duration() -> Duration {
-    scaled(Duration::from_secs(2), Duration::from_secs(20))
-}
-
-/// Turns in which that is done.
-fn turns() -> u32 {
-    scaled(2, 8)
-}
-
-/// So many of them.
-fn traffic(gateway: &Gateway, turns_of_it: u32) -> Outcome {
-    let mut all = Outcome::default();
-    (0..turns_of_it).for_each(|_| all += honest::traffic(gateway, rate(), duration() / turns()));
-    all
-}
-
-/// How it goes without an attack before and after one, and beside it: what the machine does besides comes to both. `attack` gives how it went beside
-/// it, and has ended then.
-fn around<T>(gateway: &Gateway, attack: impl FnOnce() -> (Outcome, T)) -> (Outcome, Outcome, T) {
-    let mut alone = traffic(gateway, turns() / 2);
-    let (with, more) = attack();
-    // Whose backend takes nothing is not seen to be gone before that has lasted too long (`timeouts.upstreamRead`).
-    eventually_within("the end of an attack", Duration::from_secs(90), || {
+/// How it goes without an attack before and after one, and beside it: what the machine does besides comes to both. `attack` makes the turns
+/// beside it, and has ended then. `judged`: the times are.
+fn around<T>(gateway: &Gateway, judged: bool, attack: impl FnOnce(&mut Turns) -> T) -> (Turns, Turns, T) {
+    let (mut alone, mut with) = (Turns::new(judged), Turns::new(judged));
+    alone.make_part(gateway, 2);
+    let more = attack(&mut with);
+    // Whose backend takes nothing is not seen to be gone before that has lasted too long (`timeouts.upstreamRead`), since it took something.
+    eventually_within("the end of an attack", Duration::from_secs(180), || {
         gateway.metric("sluicegate_connections", &[]) == 0.0
     });
-    alone += traffic(gateway, turns() / 2);
+    alone.make_part(gateway, 2);
     (alone, with, more)
 }
 
@@ -68,16 +47,18 @@ pub const ATTACKS: [(&str, Attack); 10] = [
 
 /// How honest traffic went beside an attack; `times`: how much longer it may take, where the attack is not more than one can be asked to
 /// bear.
-fn beside(table: &Table, attack: &str, alone: &Outcome, with: &Outcome, times: impl Into<Option<u32>>) {
-    let again = if with.repeated > 0 { format!(", {} of them asked twice", with.repeated) } else { String::new() };
-    let success = format!("{} of {} answered{again}", with.sent - with.failed, with.sent);
-    let why = if with.why.is_empty() { String::new() } else { format!(" ({})", with.why.join("; ")) };
-    table.row(attack, &format!("{success}{why}"), "≥ 99.9 %", with.success() >= 0.999);
+fn beside(table: &Table, attack: &str, alone: &Turns, with: &Turns, times: impl Into<Option<u32>>) {
+    let all = with.all();
+    let again = if all.repeated > 0 { format!(", {} of them asked twice", all.repeated) } else { String::new() };
+    let success = format!("{} of {} answered{again}", all.sent - all.failed, all.sent);
+    let why = if all.why.is_empty() { String::new() } else { format!(" ({})", all.why.join("; ")) };
+    table.row(attack, &format!("{success}{why}"), "≥ 99.9 %", all.success() >= 0.999);
     let figure = format!("{}; alone {}", with.spread(), alone.spread());
     let Some(times) = times.into() else { return table.row(attack, &figure, "none", true) };
     // Built for tests everything takes many times as long: only that it is answered counts.
-    let limit = scaled(Duration::from_secs(5), alone.p99() * times);
-    table.row(attack, &figure, &format!("≤ {times} times"), with.p99() <= limit);
+    let [p99, p99_alone] = [with, alone].map(|turns| turns.judged().0.p99());
+    let limit = scaled(Duration::from_secs(5), p99_alone * times);
+    table.row(attack, &figure, &format!("≤ {times} times"), p99 <= limit);
 }
 
 fn within_memory(table: &Table, attack: &str, gateway: &Limited) {
@@ -118,11 +99,11 @@ fn floods_end(table: &Table) {
 fn beside_floods(table: &Table) {
     let gateway = start(json!({}));
     let count = scaled(12, 50);
-    let (mut alone, mut with, mut ended) = (Outcome::default(), Outcome::default(), 0);
-    for _ in 0..turns() {
-        alone += traffic(&gateway, 1);
+    let (mut alone, mut with, mut ended) = (Turns::new(true), Turns::new(true), 0);
+    while !alone.are_enough() || !with.are_enough() {
+        alone.make(&gateway);
         let flood = Attackers::flooding(&gateway, count);
-        with += traffic(&gateway, 1);
+        with.make(&gateway);
         ended += flood.count();
         drop(flood);
         gateway.wait_metric("sluicegate_connections", &["https"], 0.0);
@@ -172,11 +153,11 @@ fn slow_ones(table: &Table) {
 fn beside_slow_ones(table: &Table) {
     let count = scaled(500, 10_000);
     let gateway = start(json!({"connections": count + 1000}));
-    let (alone, with, attack) = around(&gateway, || {
+    let (alone, with, attack) = around(&gateway, true, |with| {
         let slow = Slow::on(&gateway, count, &Kind::CHEAP);
-        let with = traffic(&gateway, turns());
+        with.make_part(&gateway, 1);
         let (open, out) = (slow.open(), slow.thrown_out());
-        (with, format!("{open} slow connections of five kinds, {out} thrown out meanwhile"))
+        format!("{open} slow connections of five kinds, {out} thrown out meanwhile")
     });
     beside(table, &attack, &alone, &with, 2);
     within_memory(table, &attack, &gateway);
@@ -186,11 +167,11 @@ fn beside_slow_ones(table: &Table) {
 fn beside_uploads(table: &Table) {
     let count = scaled(300, 6_000);
     let gateway = start(json!({"connections": count + 1000}));
-    let (alone, with, attack) = around(&gateway, || {
+    let (alone, with, attack) = around(&gateway, false, |with| {
         let slow = Slow::on(&gateway, count, &Kind::SENDING);
-        let with = traffic(&gateway, turns());
+        with.make_part(&gateway, 1);
         let (open, out) = (slow.open(), slow.thrown_out());
-        (with, format!("{open} uploads that do not end, {out} thrown out meanwhile"))
+        format!("{open} uploads that do not end, {out} thrown out meanwhile")
     });
     beside(table, &attack, &alone, &with, None);
     within_memory(table, &attack, &gateway);
@@ -215,10 +196,10 @@ fn uploads(gateway: &Gateway) -> Option<Raw> {
 
 fn beside_handshakes(table: &Table) {
     let gateway = start(json!({}));
-    let (alone, with, made) = around(&gateway, || {
+    let (alone, with, made) = around(&gateway, true, |with| {
         let handshakes = Attackers::shaking_hands(&gateway, scaled(4, 64));
-        let with = traffic(&gateway, turns());
-        (with, handshakes.count())
+        with.make_part(&gateway, 1);
+        handshakes.count()
     });
     let shed = gateway.metric("sluicegate_rejected_total", &["TooManyHandshakes"]);
     let attack = format!("handshakes without end: {made} computed, {shed} shed");
@@ -298,7 +279,7 @@ fn beside_as_many_as_can_be(table: &Table, what: &str, connect: impl Fn(&Gateway
     let gateway = start(json!({"connections": 4_000}));
     let count = scaled(30, 1_000);
     let stop = std::sync::atomic::AtomicBool::new(false);
-    let attack = || {
+    let attack = |with: &mut Turns| {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 super::low_priority();
@@ -313,12 +294,11 @@ fn beside_as_many_as_can_be(table: &Table, what: &str, connect: impl Fn(&Gateway
                     std::thread::park_timeout(Duration::from_millis(20));
                 }
             });
-            let with = traffic(&gateway, turns());
+            with.make_part(&gateway, 1);
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            (with, ())
-        })
+        });
     };
-    let (alone, with, ()) = around(&gateway, attack);
+    let (alone, with, ()) = around(&gateway, false, attack);
     let attack = format!("{count} {what}, made as fast as can be");
     beside(table, &attack, &alone, &with, None);
     within_memory(table, &attack, &gateway);

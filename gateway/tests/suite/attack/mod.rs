@@ -13,6 +13,8 @@ mod group;
 mod honest;
 mod limits;
 mod slow;
+mod turns;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -50,14 +52,39 @@ pub fn low_priority() {
     schedule(["--idle", "--pid", "0"]);
 }
 
-/// This thread runs when it wants to. Even threads of the class `SCHED_IDLE` keep others from a CPU for milliseconds.
-pub fn high_priority() {
-    schedule(["--rr", "--pid", "1"]);
+/// Who comes before attackers.
+#[derive(Clone, Copy)]
+pub enum Priority {
+    /// As it does what attackers ask for, too, it would keep honest clients waiting, of which each does little.
+    Backend,
+    Honest,
 }
 
-/// Apart from the gateway, in a class of its own (sched(7)).
+/// This thread runs when it wants to, but for those above it. Even threads of the class `SCHED_IDLE` keep others from a CPU for milliseconds.
+pub fn high_priority(priority: Priority) {
+    let priority = match priority {
+        Priority::Backend => "1",
+        Priority::Honest => "2",
+    };
+    schedule(["--rr", "--pid", priority]);
+}
+
+/// This thread runs on that CPU, before all others.
+fn before_all_on(cpu: usize) {
+    let mut cpus = rustix::thread::CpuSet::new();
+    cpus.set(cpu);
+    let _ = rustix::thread::sched_setaffinity(None, &cpus);
+    choose(["--fifo", "--pid", "50"]);
+}
+
+/// Apart from the gateway, in a class of its own.
 fn schedule(class: [&str; 3]) {
     elsewhere();
+    choose(class);
+}
+
+/// This thread's class (sched(7)).
+fn choose(class: [&str; 3]) {
     let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
     // Where it is refused (it needs CAP_SYS_NICE) attackers weigh more than they should.
     let _ = std::process::Command::new("chrt").args(class).arg(&thread).status();
