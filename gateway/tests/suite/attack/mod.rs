@@ -69,25 +69,24 @@ pub fn high_priority(priority: Priority) {
     schedule(["--rr", "--pid", priority]);
 }
 
-/// This thread runs on that CPU, before all others.
-fn before_all_on(cpu: usize) {
+/// This thread runs on that CPU, before all others; false: it may not.
+fn before_all_on(cpu: usize) -> bool {
     let mut cpus = rustix::thread::CpuSet::new();
     cpus.set(cpu);
-    let _ = rustix::thread::sched_setaffinity(None, &cpus);
-    choose(["--fifo", "--pid", "50"]);
+    rustix::thread::sched_setaffinity(None, &cpus).is_ok() && choose(["--fifo", "--pid", "50"])
 }
 
 /// Apart from the gateway, in a class of its own.
 fn schedule(class: [&str; 3]) {
     elsewhere();
+    // Where it is refused attackers weigh more than they should.
     choose(class);
 }
 
-/// This thread's class (sched(7)).
-fn choose(class: [&str; 3]) {
+/// This thread's class (sched(7)); false: it is refused, since it needs CAP_SYS_NICE.
+fn choose(class: [&str; 3]) -> bool {
     let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
-    // Where it is refused (it needs CAP_SYS_NICE) attackers weigh more than they should.
-    let _ = std::process::Command::new("chrt").args(class).arg(&thread).status();
+    std::process::Command::new("chrt").args(class).arg(&thread).status().is_ok_and(|status| status.success())
 }
 
 /// A TLS client that verifies nothing, with ALPN in the wire's form. It is cheap to make: a connector reads the system's authorities.

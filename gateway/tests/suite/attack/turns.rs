@@ -16,7 +16,7 @@ const TURN: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(3);
 
 /// How many are judged.
-pub fn count() -> usize {
+fn count() -> usize {
     scaled(2, 20)
 }
 
