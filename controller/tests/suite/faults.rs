@@ -92,6 +92,9 @@ fn an_api_server_that_stops_starts_and_forgets() {
     });
     gateway.answers("new.faults.test", "/", &pod);
     assert_eq!(controller.page("/readyz").status, 200);
+    // Whose it is has been written down, which waits for a claim to settle and for the lease.
+    let old = "old.faults.test".to_owned();
+    eventually("the record", || cluster.recorded(&cluster.namespace).contains(&old).then_some(()));
 
     // It forgets: while the controller is frozen everything changes, and the past is compacted away. Its watches cannot go on
     // where they were (410), it has to list, and finds what is gone.

@@ -65,9 +65,9 @@ impl Store {
         self.version += 1;
     }
 
-    /// Forgets the history.
+    /// Forgets the history: nobody can begin to watch in it any more. Who watches already still hears of it, since a real server
+    /// ends a watch rather than leave something out.
     pub fn compact(&mut self) {
         self.compacted = self.version;
-        self.history.clear();
     }
 }
