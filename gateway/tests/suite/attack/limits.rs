@@ -341,7 +341,11 @@ fn too_many_connections(table: &Table) {
     let failed = gateway.metric("sluicegate_rejected_total", &["AcceptFailed"]);
     table.row(&attack, &format!("{failed} times no descriptor was left"), "0", failed == 0.0);
     drop(there);
-    eventually("room", || (client::get(gateway.http, "a.test", "/").status == 200).then_some(()));
+    eventually("room", || {
+        let connections = ["http", "https"].map(|scheme| gateway.metric("sluicegate_connections", &[scheme]));
+        (connections.iter().sum::<f64>() < most as f64).then_some(())
+    });
+    assert_eq!(client::get(gateway.http, "a.test", "/").status, 200);
 }
 
 /// Requests that are refused, as fast as they can be sent: the log stays small, the counters exact.
