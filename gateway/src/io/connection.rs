@@ -17,6 +17,7 @@ use super::admission::{Admitted, network};
 use super::client::{ClientInfo, ClientStream};
 use super::idle::IdleConnections;
 use super::proxy_protocol::{self, Client, Failed, Whose};
+use super::schedule::{Schedule, Standing};
 use super::turns::{Shed, Turns};
 use crate::lane::Gateway;
 use crate::observe::Cells;
@@ -47,11 +48,20 @@ pub struct Serve {
     pub handshakes: Turns,
     /// Those of HTTP/2 clients that send much that costs much.
     pub frames: Arc<Turns>,
+    /// Which connections come first.
+    pub schedule: Arc<Schedule>,
 }
 
 impl Serve {
     /// Serves a connection to its end, until when it is `admitted`.
-    pub async fn connection(&self, scheme: Scheme, mut tcp: TcpStream, peer: SocketAddr, mut admitted: Admitted) {
+    pub async fn connection(
+        &self,
+        scheme: Scheme,
+        mut tcp: TcpStream,
+        peer: SocketAddr,
+        mut admitted: Admitted,
+        standing: &Standing,
+    ) {
         // Nagle's algorithm would hold small responses back; without the option they are only slower.
         let _ = tcp.set_nodelay(true);
         // The peer may be gone already.
@@ -76,8 +86,8 @@ impl Serve {
         let info = client.info().clone();
         info.user_timeout.store(self.shared.settings.timeouts.client_write, Ordering::Relaxed);
         match scheme {
-            Scheme::Http => self.http1(Box::new(client), &info).await,
-            Scheme::Https => self.https(client, &info, &admitted).await,
+            Scheme::Http => self.http1(Box::new(client), &info, standing).await,
+            Scheme::Https => self.https(client, &info, &admitted, standing).await,
         }
     }
 
@@ -123,7 +133,7 @@ impl Serve {
         Connection { port, https_port, trusted, ..connection }
     }
 
-    async fn https(&self, mut client: ClientStream, info: &Arc<ClientInfo>, admitted: &Admitted) {
+    async fn https(&self, mut client: ClientStream, info: &Arc<ClientInfo>, admitted: &Admitted, standing: &Standing) {
         let limit = Duration::from_secs(self.shared.settings.timeouts.handshake.into());
         match timeout(limit, first(&client)).await {
             Ok(First::Tls) => {}
@@ -138,7 +148,10 @@ impl Serve {
         match passes.await {
             Err(_) => return self.cells.handshake(Handshake::TimedOut),
             // Apart, since every connection's task is as large as the largest of its parts.
-            Ok(Some((name, route))) => return Box::pin(self.tunnel(client, info, name, route)).await,
+            Ok(Some((name, route))) => {
+                standing.open();
+                return Box::pin(self.tunnel(client, info, name, route)).await;
+            }
             Ok(None) => {}
         }
         if !admitted.may_shake_hands().await {
@@ -159,7 +172,7 @@ impl Serve {
         let stream: Stream = Box::new(stream);
         match stream.selected_alpn_proto() {
             Some(ALPN::H2) => self.http2(stream, info).await,
-            _ => self.http1(stream, info).await,
+            _ => self.http1(stream, info, standing).await,
         }
     }
 }

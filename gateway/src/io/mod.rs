@@ -18,6 +18,7 @@ pub mod listener;
 pub mod pressure;
 pub mod proxy_protocol;
 mod rest;
+pub mod schedule;
 mod tunnel;
 pub mod turns;
 pub mod upload;

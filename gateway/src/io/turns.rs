@@ -2,6 +2,9 @@
 //! them to do would serve nobody else for a second; so does a client that sends frames or requests over HTTP/2 as fast as it can. Between two
 //! steps everything else that is ready comes first.
 //!
+//! A request is not served in one go: it waits for the kernel, its endpoint, its client. So that it does not meet a costly step each time, a long
+//! step is followed by several rounds of everything else.
+//!
 //! The networks of clients take turns as well: who asks for a thousand waits for itself. What has begun goes on before something else
 //! begins, since it holds much meanwhile.
 
@@ -11,13 +14,23 @@ use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// How long a handshake waits for its first turn. More of them than can be computed are shed, and not queued.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// For each so much time that a step took there is a round of everything else behind it.
+const ROUND: Duration = Duration::from_micros(100);
+
+/// What a step counts at most: what took longer was kept waiting itself, by a machine that did something else.
+const LONGEST: Duration = Duration::from_millis(1);
+
+/// How many times as long as a step took everything else is waited for at most, for more rounds than one: a worker that has more to do than it can
+/// goes on with what takes turns in a quarter of its time.
+const SHARE: u32 = 3;
 
 /// The turns of a worker for one kind of work.
 #[derive(Debug)]
@@ -40,6 +53,8 @@ impl Default for Turns {
 #[derive(Debug, Default)]
 struct Queue {
     taken: bool,
+    /// When the last step ended, and what it took.
+    last: Option<(Instant, Duration)>,
     /// What has begun, and goes on.
     begun: VecDeque<Waiter>,
     /// Those of each network that want to begin.
@@ -83,6 +98,27 @@ impl Queue {
 /// The turn, until it is dropped.
 #[derive(Debug)]
 pub struct Turn(Arc<Mutex<Queue>>);
+
+impl Turn {
+    /// A step was done, which took so long.
+    fn took(&self, time: Duration) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).last = Some((Instant::now(), time));
+    }
+
+    /// Everything else has come as often as is due behind the last step.
+    async fn make_room(&self) {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner).last.take();
+        let Some((ended, took)) = last else { return };
+        let took = took.min(LONGEST);
+        let rounds = took.as_micros() / ROUND.as_micros();
+        for _ in 0..rounds {
+            if ended.elapsed() >= took * SHARE {
+                return;
+            }
+            everything_else().await;
+        }
+    }
+}
 
 impl Drop for Turn {
     fn drop(&mut self) {
@@ -145,17 +181,19 @@ impl Turns {
         told.await.ok()
     }
 
-    /// Waits for one step of something costly that a client of this network wants; the next turn is given when everything else that was ready
-    /// has come.
+    /// Waits for one step of something costly that a client of this network wants, and takes about so long; the next turn is given when everything
+    /// else that was ready has come.
     ///
     /// The turn belongs to a task of its own: whoever asked for it may have stopped to look, and others wait.
-    pub fn next(self: &Arc<Self>, network: IpAddr) -> Next {
+    pub fn next(self: &Arc<Self>, network: IpAddr, step: Duration) -> Next {
         let turns = self.clone();
         let (tell, told) = oneshot::channel();
         tokio::spawn(async move {
-            let Some(_turn) = turns.acquire(Some(network)).await else { return };
+            let Some(turn) = turns.acquire(Some(network)).await else { return };
+            turn.make_room().await;
             if tell.send(()).is_ok() {
                 everything_else().await;
+                turn.took(step);
             }
         });
         Box::pin(async move {
@@ -173,16 +211,16 @@ impl Turns {
         let Ok(Some(mut turn)) = timeout(self.patience, self.acquire(Some(network))).await else { return Err(Shed) };
         loop {
             // What is ready comes before it, and before the next one's turn.
+            turn.make_room().await;
             everything_else().await;
             let mut held = Some(turn);
-            let done = std::future::poll_fn(|cx| match held {
-                Some(_) => match costly.as_mut().poll(cx) {
-                    Poll::Ready(done) => Poll::Ready(Some(done)),
-                    Poll::Pending => {
-                        held = None;
-                        Poll::Pending
-                    }
-                },
+            let done = std::future::poll_fn(|cx| match held.take() {
+                Some(turn) => {
+                    let begun = Instant::now();
+                    let polled = costly.as_mut().poll(cx);
+                    turn.took(begun.elapsed());
+                    polled.map(Some)
+                }
                 // Woken: it goes on in its next turn.
                 None => Poll::Ready(None),
             });
@@ -202,6 +240,7 @@ mod tests {
     use super::*;
 
     const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const STEP: Duration = Duration::from_micros(50);
     const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 
     #[tokio::test]
@@ -244,7 +283,7 @@ mod tests {
                 let (turns, steps, others) = (turns.clone(), steps.clone(), others.clone());
                 tokio::spawn(async move {
                     for _ in 0..10 {
-                        turns.next(ONE).await;
+                        turns.next(ONE, STEP).await;
                         steps.fetch_add(1, Ordering::Relaxed);
                         let (others, steps) = (others.load(Ordering::Relaxed), steps.load(Ordering::Relaxed));
                         assert!(others + 2 >= steps, "{others} {steps}");
@@ -262,14 +301,14 @@ mod tests {
     #[tokio::test]
     async fn who_does_not_take_its_turn_keeps_nobody_waiting() {
         let turns = Arc::new(Turns::default());
-        let (mut first, mut second) = (turns.next(ONE), turns.next(ONE));
+        let (mut first, mut second) = (turns.next(ONE, STEP), turns.next(ONE, STEP));
         tokio::select! {
             biased;
             () = &mut second => panic!("it is the first one's turn"),
             () = &mut first => {}
         }
         // The second has looked once, and never does again.
-        turns.next(ONE).await;
+        turns.next(ONE, STEP).await;
         assert_eq!(turns.take(ONE, async {}).await, Ok(()));
         drop(second);
     }

@@ -17,6 +17,7 @@ use super::connection::Serve;
 use super::idle::IdleConnections;
 use super::listener::Listeners;
 use super::pressure::{Pressure, SHORT_IDLE};
+use super::schedule::{Scheduled, Standing};
 use super::turns::{Turns, behind_others};
 use crate::lane::Gateway;
 use crate::observe::cells::Rejection;
@@ -85,7 +86,9 @@ async fn run(index: usize, blueprint: Blueprint, listeners: Listeners) {
         idle: IdleConnections::default(),
         handshakes: Turns::default(),
         frames: Arc::default(),
+        schedule: Arc::default(),
     });
+    tokio::spawn(serve.schedule.clone().run());
     tokio::spawn(relieve(Arc::downgrade(&serve)));
     let mut loops = Vec::new();
     for (scheme, listener) in listeners.0 {
@@ -154,11 +157,14 @@ async fn accept(scheme: Scheme, listener: TcpListener, serve: Arc<Serve>, admiss
                 match admission.admit(address, trusted, || serve.idle.end_oldest()) {
                     Err(why) => serve.cells.reject(why),
                     Ok(admitted) => {
-                        let serve = serve.clone();
-                        tokio::spawn(async move { serve.connection(scheme, tcp, peer, admitted).await });
+                        let (standing, schedule) = (Arc::new(Standing::default()), serve.schedule.clone());
+                        let (its_worker, its) = (serve.clone(), standing.clone());
+                        let connection = async move { its_worker.connection(scheme, tcp, peer, admitted, &its).await };
+                        tokio::spawn(Scheduled::new(connection, standing, schedule));
                         // However many have come, those who are here already go on between two of them; in a drain there is no time for that.
                         if closes_at.is_none() {
                             behind_others().await;
+                            serve.schedule.room().await;
                         }
                     }
                 }

@@ -28,6 +28,7 @@ use crate::io::body::Body;
 use crate::io::client::ClientInfo;
 use crate::io::incoming::Incoming;
 use crate::io::pressure::{Ladder, Pressure};
+use crate::io::schedule;
 use crate::phase::Reason;
 use crate::phase::canonical::Refused;
 use crate::phase::canonical::framing::Framing;
@@ -164,6 +165,11 @@ impl AsyncRead for Lent {
         let mut most = ready!(this.info.upload.poll_room(cx));
         if this.info.upload.is_sent() && !this.info.lending.is_switched() {
             most = ready!(this.poll_place(most, cx))?;
+        }
+        if this.message.passed() > 0 && schedule::is_long() {
+            // Others are served between two pieces.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let Some(incoming) = &mut this.incoming else { return gone() };
         let (message, before) = (&mut this.message, buf.filled().len());

@@ -21,6 +21,7 @@ use super::connection::Serve;
 use super::incoming::{Ended, Incoming};
 use super::linger::linger;
 use super::rest;
+use super::schedule::Standing;
 use super::worker::IDLE_GRACE;
 use crate::observe::cells::Rejection;
 use crate::observe::refused_head::RefusedHead;
@@ -32,7 +33,8 @@ use out::Stall;
 
 impl Serve {
     /// Serves requests one after another, until the connection ends.
-    pub(super) async fn http1(&self, stream: Stream, info: &Arc<ClientInfo>) {
+    pub(super) async fn http1(&self, stream: Stream, info: &Arc<ClientInfo>, standing: &Standing) {
+        standing.open();
         let settings = &self.shared.settings;
         let keep_alive = settings.keep_alive(info.connection.trusted);
         let stall = Duration::from_secs(settings.timeouts.client_write.into());
@@ -78,6 +80,7 @@ impl Serve {
             }
             match info.lending.take_left() {
                 Some(left) if is_kept && left.usable => {
+                    standing.served();
                     incoming = left.incoming;
                     // Others come between two requests of a client that sends many at once.
                     if incoming.has_begun() {

@@ -23,6 +23,7 @@ use super::pool::{Pool, PoolKey};
 use super::reading::Reading;
 use crate::io::body::Body;
 use crate::io::incoming::Incoming;
+use crate::io::schedule;
 use crate::phase::canonical::framing::Framing;
 use crate::phase::canonical::head::{self, Malformed};
 
@@ -288,6 +289,11 @@ impl AsyncRead for Exchange {
         if this.reading.poll_room(cx).is_pending() {
             // The client is waited for, and not the endpoint.
             this.patience.read();
+            return Poll::Pending;
+        }
+        if this.body > 0 && schedule::is_long() {
+            // Others are served between two pieces. That none has come for long is judged when it was looked for.
+            cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         if let Poll::Ready(read) = this.poll_limited(cx, buf) {
