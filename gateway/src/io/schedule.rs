@@ -296,6 +296,13 @@ mod tests {
         (steps, tokio::spawn(Scheduled::new(connection, Arc::new(standing), schedule.clone())))
     }
 
+    /// All of them come to their end.
+    async fn end(connections: Vec<(Arc<AtomicUsize>, tokio::task::JoinHandle<()>)>) {
+        for (_, task) in connections {
+            task.await.unwrap();
+        }
+    }
+
     /// As a task, which has its place behind others; what is given to `block_on` has none.
     async fn as_a_task(test: impl Future<Output = ()> + Send + 'static) {
         tokio::spawn(test).await.unwrap();
@@ -333,9 +340,7 @@ mod tests {
                 rounds += 1;
                 assert!(rounds < 100_000, "they all go on");
             }
-            for (_, task) in all {
-                task.await.unwrap();
-            }
+            end(all).await;
         })
         .await;
     }
@@ -352,9 +357,7 @@ mod tests {
                 assert!(steps.load(Ordering::Relaxed) >= passes, "{steps:?} of {passes}");
             }
             first.await.unwrap();
-            for (_, task) in all {
-                task.await.unwrap();
-            }
+            end(all).await;
         })
         .await;
     }
@@ -373,9 +376,7 @@ mod tests {
             assert_eq!(steps.load(Ordering::Relaxed), 1, "it does not wait for a hundred others");
             tokio::spawn(schedule.clone().run());
             new.await.unwrap();
-            for (_, task) in long {
-                task.await.unwrap();
-            }
+            end(long).await;
         })
         .await;
     }
@@ -390,9 +391,7 @@ mod tests {
             assert!(tokio::time::timeout(Duration::from_millis(1), schedule.room()).await.is_err());
             tokio::spawn(schedule.clone().run());
             schedule.room().await;
-            for (_, task) in all {
-                task.await.unwrap();
-            }
+            end(all).await;
         })
         .await;
     }

@@ -181,19 +181,17 @@ impl Turns {
         told.await.ok()
     }
 
-    /// Waits for one step of something costly that a client of this network wants, and takes about so long; the next turn is given when everything
-    /// else that was ready has come.
+    /// Waits for one step of something costly that a client of this network wants; the next turn is given when everything else that was ready
+    /// has come.
     ///
     /// The turn belongs to a task of its own: whoever asked for it may have stopped to look, and others wait.
-    pub fn next(self: &Arc<Self>, network: IpAddr, step: Duration) -> Next {
+    pub fn next(self: &Arc<Self>, network: IpAddr) -> Next {
         let turns = self.clone();
         let (tell, told) = oneshot::channel();
         tokio::spawn(async move {
-            let Some(turn) = turns.acquire(Some(network)).await else { return };
-            turn.make_room().await;
+            let Some(_turn) = turns.acquire(Some(network)).await else { return };
             if tell.send(()).is_ok() {
                 everything_else().await;
-                turn.took(step);
             }
         });
         Box::pin(async move {
@@ -240,7 +238,6 @@ mod tests {
     use super::*;
 
     const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
-    const STEP: Duration = Duration::from_micros(50);
     const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 
     #[tokio::test]
@@ -267,6 +264,39 @@ mod tests {
         assert!(others.load(Ordering::Relaxed) >= 200, "{others:?}");
     }
 
+    /// How often another task goes on while a few steps are done that take so long each.
+    async fn rounds_beside(step: Duration) -> usize {
+        const STEPS: usize = 10;
+        let turns = Arc::new(Turns::default());
+        let others = Arc::new(AtomicUsize::new(0));
+        let counting = others.clone();
+        let other = tokio::spawn(async move {
+            loop {
+                counting.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        let costly = |turns: Arc<Turns>| async move {
+            let computes = async {
+                let begun = Instant::now();
+                while begun.elapsed() < step {}
+            };
+            turns.take(ONE, computes).await
+        };
+        let all: Vec<_> = (0..STEPS).map(|_| tokio::spawn(costly(turns.clone()))).collect();
+        for task in all {
+            assert_eq!(task.await.unwrap(), Ok(()));
+        }
+        other.abort();
+        others.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn a_long_step_is_followed_by_several_rounds_of_others() {
+        let (short, long) = (rounds_beside(Duration::ZERO).await, rounds_beside(5 * ROUND).await);
+        assert!(long >= 3 * short, "{long} beside long steps, {short} beside short ones");
+    }
+
     #[tokio::test]
     async fn steps_are_done_one_at_a_time_and_others_come_between() {
         let turns = Arc::new(Turns::default());
@@ -283,7 +313,7 @@ mod tests {
                 let (turns, steps, others) = (turns.clone(), steps.clone(), others.clone());
                 tokio::spawn(async move {
                     for _ in 0..10 {
-                        turns.next(ONE, STEP).await;
+                        turns.next(ONE).await;
                         steps.fetch_add(1, Ordering::Relaxed);
                         let (others, steps) = (others.load(Ordering::Relaxed), steps.load(Ordering::Relaxed));
                         assert!(others + 2 >= steps, "{others} {steps}");
@@ -301,14 +331,14 @@ mod tests {
     #[tokio::test]
     async fn who_does_not_take_its_turn_keeps_nobody_waiting() {
         let turns = Arc::new(Turns::default());
-        let (mut first, mut second) = (turns.next(ONE, STEP), turns.next(ONE, STEP));
+        let (mut first, mut second) = (turns.next(ONE), turns.next(ONE));
         tokio::select! {
             biased;
             () = &mut second => panic!("it is the first one's turn"),
             () = &mut first => {}
         }
         // The second has looked once, and never does again.
-        turns.next(ONE, STEP).await;
+        turns.next(ONE).await;
         assert_eq!(turns.take(ONE, async {}).await, Ok(()));
         drop(second);
     }

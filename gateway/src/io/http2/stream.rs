@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -27,9 +27,6 @@ use crate::phase::Connection;
 
 /// Bytes that are read at a time, besides what is left of a frame with data. In a turn it is one frame.
 const STEP: usize = 1024;
-
-/// What serving a frame takes at most, roughly: that of a request.
-const FRAME: Duration = Duration::from_micros(50);
 
 /// See the module.
 pub struct WatchedStream {
@@ -96,7 +93,7 @@ impl WatchedStream {
             return Poll::Ready(());
         }
         let (turns, network) = (&self.turns, self.network);
-        ready!(self.turn.get_or_insert_with(|| turns.next(network, FRAME)).as_mut().poll(cx));
+        ready!(self.turn.get_or_insert_with(|| turns.next(network)).as_mut().poll(cx));
         (self.turn, self.has_turn) = (None, true);
         Poll::Ready(())
     }
