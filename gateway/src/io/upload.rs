@@ -74,7 +74,7 @@ impl Upload {
         self.window.read(bytes);
     }
 
-    /// Ready with the bytes to read at most, when no more than a piece was read that the endpoint has not taken.
+    /// Ready with the bytes to read at most, so that no more than a piece was read that the endpoint has not taken.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
         if !self.is_sent.load(Ordering::Relaxed) {
             return Poll::Ready(usize::MAX);
@@ -83,7 +83,7 @@ impl Upload {
         if self.is_free.load(Ordering::Relaxed) {
             return Poll::Ready(piece);
         }
-        self.window.poll_room(piece, cx).map(|()| piece)
+        self.window.poll_room(piece, cx)
     }
 }
 
@@ -101,9 +101,9 @@ mod tests {
         assert_eq!(upload.poll_room(&mut cx), Poll::Ready(usize::MAX), "it is thrown away");
         upload.begin(10);
         assert_eq!(upload.poll_room(&mut cx), Poll::Ready(10));
-        upload.read(9);
-        assert_eq!(upload.poll_room(&mut cx), Poll::Ready(10));
-        upload.read(1);
+        upload.read(7);
+        assert_eq!(upload.poll_room(&mut cx), Poll::Ready(3));
+        upload.read(3);
         assert_eq!(upload.poll_room(&mut cx), Poll::Pending);
         upload.took(20);
         assert_eq!(upload.poll_room(&mut cx), Poll::Ready(20));

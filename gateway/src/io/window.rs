@@ -40,14 +40,18 @@ impl Window {
         self.is_stalled.store(true, Ordering::Relaxed);
     }
 
-    /// Ready when fewer than `most` bytes are ahead, and nothing waits for the client. Costs four loads where that is so.
-    pub fn poll_room(&self, most: usize, cx: &mut Context<'_>) -> Poll<()> {
-        let has_room = || self.ahead.load(Ordering::Relaxed) < most && !self.is_stalled.load(Ordering::Relaxed);
-        if !has_room() {
+    /// Bytes that may be read now, so that no more than `most` are ahead; ready when that is a quarter of them at least, and nothing waits for
+    /// the client: a read of a few bytes costs as much as one of many. Costs four loads where that is so.
+    pub fn poll_room(&self, most: usize, cx: &mut Context<'_>) -> Poll<usize> {
+        let room = || {
+            let room = most.saturating_sub(self.ahead.load(Ordering::Relaxed));
+            (room > 0 && room >= most / 4 && !self.is_stalled.load(Ordering::Relaxed)).then_some(room)
+        };
+        if room().is_none() {
             self.reader.register(cx.waker());
         }
         // Read and taken on the same thread: nothing changes in between.
-        if has_room() { Poll::Ready(()) } else { Poll::Pending }
+        room().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
@@ -62,14 +66,16 @@ mod tests {
     async fn reading_waits_for_the_client() {
         let window = Window::default();
         let mut cx = Context::from_waker(Waker::noop());
+        assert_eq!(window.poll_room(12, &mut cx), Poll::Ready(12));
         window.read(9);
-        assert!(window.poll_room(10, &mut cx).is_ready());
+        assert_eq!(window.poll_room(12, &mut cx), Poll::Ready(3), "no more than may be ahead");
         window.read(1);
+        assert!(window.poll_room(12, &mut cx).is_pending(), "little is not worth a read");
         assert!(window.poll_room(10, &mut cx).is_pending());
         let mut room = pin!(std::future::poll_fn(|cx| window.poll_room(10, cx)));
         tokio::select! {
             biased;
-            () = &mut room => panic!("nothing was taken"),
+            _ = &mut room => panic!("nothing was taken"),
             () = async { window.took() } => {}
         }
         room.await;

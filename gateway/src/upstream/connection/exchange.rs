@@ -237,8 +237,9 @@ impl Exchange {
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 
-    fn poll_limited(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let (most, before) = (self.reading.most(), self.body);
+    /// Reads at most so many bytes.
+    fn poll_limited(&mut self, most: usize, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = self.body;
         if most >= buf.remaining() {
             ready!(self.poll_answer(cx, buf))?;
         } else {
@@ -286,17 +287,17 @@ impl AsyncRead for Exchange {
         let this = self.get_mut();
         // An endpoint that takes no more may have said why.
         let _ = this.poll_send(cx);
-        if this.reading.poll_room(cx).is_pending() {
+        let Poll::Ready(most) = this.reading.poll_room(cx) else {
             // The client is waited for, and not the endpoint.
             this.patience.read();
             return Poll::Pending;
-        }
+        };
         if this.body > 0 && schedule::is_long() {
             // Others are served between two pieces. That none has come for long is judged when it was looked for.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if let Poll::Ready(read) = this.poll_limited(cx, buf) {
+        if let Poll::Ready(read) = this.poll_limited(most, cx, buf) {
             this.patience.read();
             let is_whole = matches!(&this.answer, Some((body, rest)) if *rest != Rest::Head && body.is_done());
             if is_whole && !this.is_switched() {

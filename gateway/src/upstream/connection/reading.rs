@@ -100,15 +100,16 @@ impl Reading {
         if self.held().is_some() { 1 } else { self.piece() }
     }
 
-    /// Bytes of the next read, at most.
-    pub(super) fn most(&self) -> usize {
+    /// Bytes of one piece.
+    fn most(&self) -> usize {
         let piece = self.piece();
         self.held().map_or(piece, |held| piece.min(held.piece()))
     }
 
-    /// Ready when the client's side has taken what was read of the body, but for one piece.
-    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.client.as_ref().map_or(Poll::Ready(()), |client| client.window.poll_room(self.most(), cx))
+    /// Bytes of the next read, at most; ready when the client's side has taken what was read of the body, but for a part of one piece.
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
+        let most = self.most();
+        self.client.as_ref().map_or(Poll::Ready(most), |client| client.window.poll_room(most, cx))
     }
 
     /// The same of a head: what comes with it of the body is held until the engine takes it.
