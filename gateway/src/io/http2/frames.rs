@@ -27,9 +27,9 @@ const WORK: f64 = 1000.0;
 const FIRST_WORK: f64 = 300.0;
 const WORK_PER_SECOND: f64 = 10_000.0;
 
-/// The work of a request, of a frame that is answered or changes something, and of any other.
+/// The work of a request, of a frame that is answered or changes something, which often comes in a TLS record of its own, and of any other.
 const REQUEST_WORK: f64 = 50.0;
-const CONTROL_WORK: f64 = 2.0;
+const CONTROL_WORK: f64 = 5.0;
 const DATA_WORK: f64 = 1.0;
 
 /// How much more than it may a client can have caused, in seconds: who has gone on for long at a steady rate does not take turns for as long.
@@ -224,7 +224,8 @@ mod tests {
         assert_eq!(turns(request, 6, false), Duration::ZERO);
         assert_eq!(turns(request, 7, false), Duration::from_millis(5), "50 microseconds each, 10 a millisecond");
         assert_eq!(turns(request, 100, true), Duration::ZERO, "a trusted proxy carries many clients");
-        assert!(turns(frame(6, 0, 8), 151, false) > Duration::ZERO);
+        assert_eq!(turns(frame(6, 0, 8), 60, false), Duration::ZERO, "5 microseconds each");
+        assert!(turns(frame(6, 0, 8), 61, false) > Duration::ZERO);
         assert_eq!(turns(frame(0, 0, 100), 300, false), Duration::ZERO, "uploads");
     }
 

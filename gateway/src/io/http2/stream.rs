@@ -22,6 +22,7 @@ use super::streams::Streams;
 use super::wire::{Reader, kind};
 use crate::io::admission::network;
 use crate::io::linger::Discard;
+use crate::io::schedule;
 use crate::io::turns::{Next, Turns};
 use crate::phase::Connection;
 
@@ -46,6 +47,8 @@ pub struct WatchedStream {
     /// The turn that is waited for.
     turn: Option<Next>,
     has_turn: bool,
+    /// Something was read since the connection last let others come.
+    has_read: bool,
 }
 
 impl std::fmt::Debug for WatchedStream {
@@ -77,6 +80,7 @@ impl WatchedStream {
             network: network(of.peer),
             turn: None,
             has_turn: false,
+            has_read: false,
         }
     }
 }
@@ -131,6 +135,11 @@ impl AsyncRead for WatchedStream {
         if this.watched.is_spent() {
             return Poll::Pending;
         }
+        if schedule::is_long() && std::mem::take(&mut this.has_read) {
+            // Others are served between two frames.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         ready!(this.poll_turn(cx));
         let most = this.step().min(buf.remaining());
         let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
@@ -138,6 +147,7 @@ impl AsyncRead for WatchedStream {
         this.came(part.filled());
         let count = part.filled().len();
         buf.advance(count);
+        this.has_read = true;
         Poll::Ready(Ok(()))
     }
 }
@@ -227,5 +237,52 @@ impl GetProxyDigest for WatchedStream {
 impl GetSocketDigest for WatchedStream {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         self.inner.get_socket_digest()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+    use crate::io::http2::streams::tests::streams;
+    use crate::io::schedule::{Schedule, Scheduled, Standing};
+    use crate::phase::Scheme;
+
+    /// A connection on which so many PINGs wait to be read.
+    async fn pinged(count: usize) -> (WatchedStream, DuplexStream) {
+        let (mut client, server) = duplex(64 * 1024);
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        client.write_all(&[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8].repeat(count)).await.unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let of = Connection::new(Scheme::Https, address, address);
+        let (refusals, turns) = (Arc::default(), Arc::default());
+        (WatchedStream::new(Box::new(server), Arc::default(), streams(), refusals, turns, &of), client)
+    }
+
+    #[tokio::test]
+    async fn a_long_step_lets_others_come_between_two_reads() {
+        let (mut stream, _client) = pinged(50).await;
+        // How many bytes each step reads, where each read is followed by much to do.
+        let (mut steps, mut read) = (vec![0], 0);
+        let connection = std::future::poll_fn(|cx| {
+            while read < 24 + 50 * 17 {
+                let mut bytes = [0; 100];
+                let mut buf = ReadBuf::new(&mut bytes);
+                let Poll::Ready(done) = Pin::new(&mut stream).poll_read(cx, &mut buf) else {
+                    steps.push(0);
+                    return Poll::Pending;
+                };
+                done.unwrap();
+                read += buf.filled().len();
+                *steps.last_mut().unwrap() += buf.filled().len();
+                while !schedule::is_long() {}
+            }
+            Poll::Ready(())
+        });
+        Scheduled::new(connection, Arc::new(Standing::default()), Arc::new(Schedule::default())).await;
+        assert_eq!(steps, [100, 100, 100, 100, 100, 100, 100, 100, 74], "each of them goes on, with one read");
     }
 }
