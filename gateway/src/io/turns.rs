@@ -240,9 +240,8 @@ mod tests {
     const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
     const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 
-    #[tokio::test]
-    async fn others_come_between_two_turns() {
-        let turns = Arc::new(Turns::default());
+    /// A task that is always ready, and how often it went on.
+    fn other() -> (Arc<AtomicUsize>, tokio::task::JoinHandle<()>) {
         let others = Arc::new(AtomicUsize::new(0));
         let counting = others.clone();
         let other = tokio::spawn(async move {
@@ -251,6 +250,13 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         });
+        (others, other)
+    }
+
+    #[tokio::test]
+    async fn others_come_between_two_turns() {
+        let turns = Arc::new(Turns::default());
+        let (others, other) = other();
         let costly: Vec<_> = (0..100)
             .map(|_| {
                 let turns = turns.clone();
@@ -268,14 +274,7 @@ mod tests {
     async fn rounds_beside(step: Duration) -> usize {
         const STEPS: usize = 10;
         let turns = Arc::new(Turns::default());
-        let others = Arc::new(AtomicUsize::new(0));
-        let counting = others.clone();
-        let other = tokio::spawn(async move {
-            loop {
-                counting.fetch_add(1, Ordering::Relaxed);
-                tokio::task::yield_now().await;
-            }
-        });
+        let (others, other) = other();
         let costly = |turns: Arc<Turns>| async move {
             let computes = async {
                 let begun = Instant::now();

@@ -28,7 +28,7 @@ use crate::io::body::Body;
 use crate::io::client::ClientInfo;
 use crate::io::incoming::Incoming;
 use crate::io::pressure::{Ladder, Pressure};
-use crate::io::schedule;
+use crate::io::schedule::Pace;
 use crate::phase::Reason;
 use crate::phase::canonical::Refused;
 use crate::phase::canonical::framing::Framing;
@@ -54,6 +54,7 @@ pub struct Lent {
     rest: Option<Pin<Box<Sleep>>>,
     /// Something was read or written since it looked.
     moved: bool,
+    pace: Pace,
 }
 
 /// The reader has the connection already; nobody asks this any more.
@@ -68,8 +69,8 @@ impl Lent {
         let message = Body::new(Vec::new(), framing);
         let memory = stall.memory.clone();
         let out = Out::new(incoming.stream.get_ssl().is_some(), stall);
-        let place = Place::default();
-        Lent { incoming: Some(incoming), info, message, out, memory, place, rest: None, moved: false }
+        let (place, pace) = (Place::default(), Pace::default());
+        Lent { incoming: Some(incoming), info, message, out, memory, place, rest: None, moved: false, pace }
     }
 
     /// What came of writing.
@@ -166,11 +167,7 @@ impl AsyncRead for Lent {
         if this.info.upload.is_sent() && !this.info.lending.is_switched() {
             most = ready!(this.poll_place(most, cx))?;
         }
-        if this.message.passed() > 0 && schedule::is_long() {
-            // Others are served between two pieces.
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
+        ready!(this.pace.poll(cx));
         let Some(incoming) = &mut this.incoming else { return gone() };
         let (message, before) = (&mut this.message, buf.filled().len());
         let read = if this.info.lending.is_switched() {
@@ -184,7 +181,11 @@ impl AsyncRead for Lent {
             buf.advance(count);
             read
         };
-        this.info.upload.read(buf.filled().len() - before);
+        let count = buf.filled().len() - before;
+        this.info.upload.read(count);
+        if count > 0 {
+            this.pace.read();
+        }
         if let Some(fault) = this.message.fault() {
             this.info.lending.fail(fault.into());
         }

@@ -22,7 +22,7 @@ use super::streams::Streams;
 use super::wire::{Reader, kind};
 use crate::io::admission::network;
 use crate::io::linger::Discard;
-use crate::io::schedule;
+use crate::io::schedule::Pace;
 use crate::io::turns::{Next, Turns};
 use crate::phase::Connection;
 
@@ -47,8 +47,7 @@ pub struct WatchedStream {
     /// The turn that is waited for.
     turn: Option<Next>,
     has_turn: bool,
-    /// Something was read since the connection last let others come.
-    has_read: bool,
+    pace: Pace,
 }
 
 impl std::fmt::Debug for WatchedStream {
@@ -80,7 +79,7 @@ impl WatchedStream {
             network: network(of.peer),
             turn: None,
             has_turn: false,
-            has_read: false,
+            pace: Pace::default(),
         }
     }
 }
@@ -135,11 +134,7 @@ impl AsyncRead for WatchedStream {
         if this.watched.is_spent() {
             return Poll::Pending;
         }
-        if schedule::is_long() && std::mem::take(&mut this.has_read) {
-            // Others are served between two frames.
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
+        ready!(this.pace.poll(cx));
         ready!(this.poll_turn(cx));
         let most = this.step().min(buf.remaining());
         let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
@@ -147,7 +142,7 @@ impl AsyncRead for WatchedStream {
         this.came(part.filled());
         let count = part.filled().len();
         buf.advance(count);
-        this.has_read = true;
+        this.pace.read();
         Poll::Ready(Ok(()))
     }
 }
@@ -248,7 +243,7 @@ mod tests {
 
     use super::*;
     use crate::io::http2::streams::tests::streams;
-    use crate::io::schedule::{Schedule, Scheduled, Standing};
+    use crate::io::schedule::{Schedule, Scheduled, Standing, is_long};
     use crate::phase::Scheme;
 
     /// A connection on which so many PINGs wait to be read.
@@ -278,7 +273,7 @@ mod tests {
                 done.unwrap();
                 read += buf.filled().len();
                 *steps.last_mut().unwrap() += buf.filled().len();
-                while !schedule::is_long() {}
+                while !is_long() {}
             }
             Poll::Ready(())
         });

@@ -23,7 +23,7 @@ use super::pool::{Pool, PoolKey};
 use super::reading::Reading;
 use crate::io::body::Body;
 use crate::io::incoming::Incoming;
-use crate::io::schedule;
+use crate::io::schedule::Pace;
 use crate::phase::canonical::framing::Framing;
 use crate::phase::canonical::head::{self, Malformed};
 
@@ -109,6 +109,7 @@ pub struct Exchange {
     /// When it is no longer tried, since the endpoint answers already.
     gives_up: Option<Pin<Box<Sleep>>>,
     patience: Patience,
+    pace: Pace,
     seen: Arc<Seen>,
     pool: Arc<Pool>,
     key: PoolKey,
@@ -142,6 +143,7 @@ impl Exchange {
             reading,
             gives_up: None,
             patience: Patience::new(times),
+            pace: Pace::default(),
             seen,
             pool,
             key,
@@ -250,6 +252,9 @@ impl Exchange {
         }
         let ahead = self.incoming.as_ref().map_or(0, |incoming| incoming.buffered().len());
         self.reading.read(self.body - before, ahead);
+        if self.body > before {
+            self.pace.read();
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -292,11 +297,8 @@ impl AsyncRead for Exchange {
             this.patience.read();
             return Poll::Pending;
         };
-        if this.body > 0 && schedule::is_long() {
-            // Others are served between two pieces. That none has come for long is judged when it was looked for.
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
+        // That none has come for long is judged when it was looked for.
+        ready!(this.pace.poll(cx));
         if let Poll::Ready(read) = this.poll_limited(most, cx, buf) {
             this.patience.read();
             let is_whole = matches!(&this.answer, Some((body, rest)) if *rest != Rest::Head && body.is_done());
