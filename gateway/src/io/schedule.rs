@@ -18,8 +18,12 @@ use tokio::sync::Notify;
 
 use super::turns::everything_else;
 
-/// Microseconds of each round that belong to connections that do not come first.
+/// Microseconds of each round that belong to connections that do not come first, at least and at most.
 const PART: i64 = 150;
+const MOST_PART: i64 = 10_000;
+
+/// The part of a long round that does: however many come first, the others have so much of the worker's time.
+const PART_OF_ROUND: i64 = 8;
 
 /// How often a request may go on, and for how many microseconds, before its connection no longer comes first. A small one takes five to ten steps.
 const PROMPT_STEPS: u32 = 32;
@@ -157,6 +161,8 @@ pub struct Schedule {
 struct Lines {
     /// What is left of this round's part.
     left: i64,
+    /// When it began, while somebody waits.
+    begun: Option<Instant>,
     new: VecDeque<(Arc<Standing>, Waker)>,
     long: VecDeque<(Arc<Standing>, Waker)>,
     /// Whose turn it is.
@@ -225,7 +231,9 @@ impl Schedule {
     /// Lets as many go on as have a part in this round; false: nobody waits any more.
     fn begin_round(&self) -> bool {
         let mut lines = self.lines();
-        lines.left = PART;
+        let now = Instant::now();
+        let last = lines.begun.replace(now).map_or(Duration::ZERO, |begun| now.duration_since(begun));
+        lines.left = part(last);
         while lines.left > 0 {
             let Some((standing, waker)) = lines.pop() else { break };
             lines.left -= standing.cost();
@@ -233,8 +241,17 @@ impl Schedule {
             waker.wake();
         }
         lines.is_told = !lines.is_empty();
+        if !lines.is_told {
+            lines.begun = None;
+        }
         lines.is_told
     }
+}
+
+/// The part of a round, where the last one has lasted so long.
+fn part(last: Duration) -> i64 {
+    let micros = i64::try_from(last.as_micros()).unwrap_or(i64::MAX);
+    (micros / PART_OF_ROUND).clamp(PART, MOST_PART)
 }
 
 /// The task of a connection.
@@ -356,15 +373,50 @@ mod tests {
         as_a_task(async {
             let schedule = schedule();
             let all: Vec<_> = (0..300).map(|_| busy(&schedule, standing(true, false, 0, 0), 3)).collect();
-            let (mut before, mut rounds) = (0, 0);
+            let (mut before, mut rounds, mut longest) = (0, 0, Duration::ZERO);
             while before < 900 {
+                let begun = Instant::now();
                 behind_others().await;
+                longest = longest.max(begun.elapsed());
                 let steps = all.iter().map(|(steps, _)| steps.load(Ordering::Relaxed)).sum::<usize>();
-                assert!(steps - before <= 2 * MOST, "{} in a round", steps - before);
+                let most = usize::try_from(part(4 * longest)).unwrap() / LEAST_MICROS as usize;
+                assert!(steps - before <= 2 * most, "{} in a round of {longest:?}", steps - before);
                 before = steps;
                 rounds += 1;
                 assert!(rounds < 100_000, "they all go on");
             }
+            end(all).await;
+        })
+        .await;
+    }
+
+    #[test]
+    fn the_longer_rounds_are_the_longer_is_that_part() {
+        for (micros, expected) in [(0, 150), (1_000, 150), (2_000, 250), (40_000, 5_000), (1_000_000, 10_000)] {
+            assert_eq!(part(Duration::from_micros(micros)), expected, "{micros}");
+        }
+    }
+
+    #[tokio::test]
+    async fn where_those_who_come_first_take_long_the_others_do_not_starve() {
+        as_a_task(async {
+            let schedule = Arc::new(Schedule::default());
+            let all: Vec<_> = (0..300).map(|_| busy(&schedule, standing(true, true, PROMPT_STEPS, 0), 1)).collect();
+            behind_others().await;
+            let gone_on = |all: &[(Arc<AtomicUsize>, _)]| {
+                all.iter().map(|(steps, _)| steps.load(Ordering::Relaxed)).sum::<usize>()
+            };
+            assert!(schedule.begin_round());
+            behind_others().await;
+            let before = gone_on(&all);
+            assert!(before <= MOST, "{before}");
+            // Everything else takes four milliseconds.
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_millis(4) {}
+            assert!(schedule.begin_round());
+            behind_others().await;
+            assert!(gone_on(&all) - before >= 500 / LEAST_MICROS as usize, "{before}, {}", gone_on(&all));
+            tokio::spawn(schedule.clone().run());
             end(all).await;
         })
         .await;
