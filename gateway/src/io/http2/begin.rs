@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::open::Seen;
+
 /// A few more begin after each [`WAIT`]. How many those are, and how long the wait is: most backends have answered by then.
 pub const A_FEW: usize = 8;
 pub const WAIT: Duration = Duration::from_millis(50);
@@ -80,10 +82,19 @@ impl Begin {
         self.taken = now;
     }
 
-    /// For so many more there is room; they may begin, or a few of them, if none more could for a while.
-    pub fn waited(&mut self, now: Instant, more: usize) {
-        if more > 0 && now.saturating_duration_since(self.since) >= WAIT {
-            (self.most, self.since) = (self.begun + more.min(A_FEW), now);
+    /// Whether none more could begin for a while.
+    pub fn has_waited(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= WAIT
+    }
+
+    /// For so many more there is room; they may begin, or a few of them. Those that are not answered yet are taken to be like those that are: where
+    /// these hold much, one may begin.
+    pub fn waited(&mut self, now: Instant, room: usize, seen: Seen) {
+        if room > 0 {
+            let unknown = self.begun.saturating_sub(seen.answered);
+            let alike = (unknown * (seen.waiting + seen.flowing)).checked_div(seen.answered).unwrap_or(0);
+            let more = room.saturating_sub(seen.flowing + alike).clamp(1, A_FEW);
+            (self.most, self.since) = (self.begun + more, now);
         }
     }
 
@@ -114,15 +125,35 @@ mod tests {
     fn some_begin_at_once_and_a_few_more_after_a_while() {
         let (mut begin, now) = with(AT_ONCE);
         assert_eq!(begin.ask(now, now, AT_ONCE, false, PATIENCE), Wait);
-        begin.waited(now + WAIT / 2, 100);
-        assert_eq!(begin.ask(now, now, AT_ONCE, false, PATIENCE), Wait);
-        begin.waited(now + WAIT, 100);
+        assert!(!begin.has_waited(now + WAIT / 2) && begin.has_waited(now + WAIT));
+        begin.waited(now + WAIT, 100, Seen::default());
         (0..A_FEW).for_each(|_| assert_eq!(begin.ask(now, now, AT_ONCE, false, PATIENCE), Begins));
         assert_eq!(begin.ask(now, now, AT_ONCE, false, PATIENCE), Wait);
-        begin.waited(now + 2 * WAIT, 1);
+        begin.waited(now + 2 * WAIT, 1, Seen::default());
         assert_eq!(begin.ask(now, now, AT_ONCE, false, PATIENCE), Begins);
         assert_eq!(begin.ask(now, now, AT_ONCE, false, PATIENCE), Wait, "there is no room for more");
         assert_eq!(begin.begun(), AT_ONCE + A_FEW + 1);
+    }
+
+    #[test]
+    fn those_that_are_not_answered_yet_are_taken_to_be_like_those_that_are() {
+        for (what, room, answered, waiting, flowing, expected) in [
+            ("nothing is known", 12, 0, 0, 0, A_FEW),
+            ("nothing is known, and there is little room", 2, 0, 0, 0, 2),
+            ("messages", 12, 10, 0, 0, A_FEW),
+            ("one waits, and nothing is known of the others", 11, 1, 1, 0, 2),
+            ("one of several waits", 11, 5, 1, 0, A_FEW),
+            ("half of those that are answered wait", 7, 10, 5, 0, 7),
+            ("all that are answered wait", 7, 5, 5, 0, 2),
+            ("all wait", 2, 10, 10, 0, 2),
+            ("all flow", 12, 10, 0, 10, 2),
+            ("more flow than there is room for", 5, 10, 0, 10, 1),
+        ] {
+            let (mut begin, now) = with(10);
+            begin.waited(now + WAIT, room, Seen { answered, waiting, flowing });
+            let begins = || (begin.ask(now, now, 10, false, PATIENCE) == Begins).then_some(());
+            assert_eq!(std::iter::from_fn(begins).count(), expected, "{what}");
+        }
     }
 
     #[test]

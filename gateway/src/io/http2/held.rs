@@ -3,11 +3,15 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
 use super::streams::Streams;
 
 /// Bytes of a piece: one DATA frame, for which the client has `timeouts.clientWrite`.
 pub const PIECE: usize = 16 * 1024;
+
+/// The part of the budget that pieces are, one of each answer; so they are smaller where there are more than seven.
+const PIECES_PART: usize = 8;
 
 /// The same to begin with, and where the connection holds half of what it may.
 const SMALL_PIECE: usize = 2048;
@@ -64,7 +68,21 @@ impl Held {
         if self.is_tight() {
             return SMALL_PIECE;
         }
-        PIECE.min(SMALL_PIECE + 2 * self.parts().sent)
+        self.share().min(SMALL_PIECE + 2 * self.parts().sent)
+    }
+
+    /// Bytes of the largest piece, as many answers as there are.
+    fn share(&self) -> usize {
+        (self.of.budget / PIECES_PART / self.of.open().answering().max(1)).clamp(SMALL_PIECE, PIECE)
+    }
+
+    /// Ready when the next piece may be given to the HTTP/2 library. It keeps a large one of each answer, or, where there are many, what half of a
+    /// piece is then, and that one.
+    pub fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        match self.share() {
+            PIECE => Poll::Ready(()),
+            share => self.of.open().poll_sent(self.stream, share / 2, cx),
+        }
     }
 
     fn change(&self, change: impl FnOnce(&mut Parts)) {
@@ -166,6 +184,26 @@ mod tests {
         assert_eq!(served[1].held.piece(), SMALL_PIECE);
         drop(served);
         assert_eq!(streams.cost(), 0);
+    }
+
+    #[test]
+    fn the_more_answers_there_are_the_smaller_are_their_pieces() {
+        let streams = streams();
+        let served = served(&streams, 40);
+        for (answers, piece) in [(1, PIECE), (7, PIECE), (10, 12_500), (20, 6_250), (40, 3_125)] {
+            let held = &served[0].held;
+            served[..answers].iter().for_each(|stream| stream.held.passed_head(0));
+            held.passed(0, PIECE);
+            assert_eq!(held.piece(), piece, "{answers}");
+            let cx = Context::from_waker(std::task::Waker::noop());
+            for (unsent, may_be_given) in [(0, true), (piece / 2, true), (piece / 2 + 1, piece == PIECE)] {
+                held.passed(unsent, PIECE);
+                assert_eq!(held.poll_room(&cx).is_ready(), may_be_given, "{unsent} of {answers}");
+                goes(&streams, held.stream, unsent);
+            }
+        }
+        drop(served);
+        assert_eq!(streams.open().answering(), 0);
     }
 
     #[test]

@@ -2,11 +2,15 @@
 //! it, also of a stream that is served no more.
 
 use std::collections::BTreeMap;
+use std::task::{Context, Poll, Waker};
 
 use super::wire::{Frame, kind};
 
 /// What the library keeps of an answer, at most.
 pub const SEND_BUFFER: usize = 16 * 1024;
+
+/// A piece of an answer is so large at least, where there is much of it. Less is a message, or the end.
+const MUCH: usize = 2048;
 
 /// Most streams that can be open: a few times what the client was told, since it may reset some and open others before it hears of either.
 const MOST: usize = 400;
@@ -27,6 +31,8 @@ pub struct Open {
     waiting: usize,
     /// Streams that have begun, and whose client has not ended the request, nor is answered.
     asking: usize,
+    /// Streams that are served and whose answers have begun.
+    answering: usize,
     /// Frames with heads and data that have gone out.
     gone: u64,
 }
@@ -37,6 +43,8 @@ struct Way {
     /// Bytes of the answer's head, and of its body, that have not gone out.
     head: usize,
     body: usize,
+    /// Bytes of its body that have come there since the last look ([`Open::look`]).
+    passed: usize,
     /// It came to the connection's loop.
     is_accepted: bool,
     /// It is being served, or waits for that; and it is.
@@ -46,6 +54,8 @@ struct Way {
     is_asked: bool,
     /// Its answer has begun.
     is_answered: bool,
+    /// Whoever waits for some of it to go out.
+    waker: Option<Waker>,
 }
 
 impl Way {
@@ -56,6 +66,10 @@ impl Way {
     fn asks(&self) -> bool {
         self.is_served && self.has_begun && !self.is_asked && !self.is_answered
     }
+
+    fn answers(&self) -> bool {
+        self.is_served && self.is_answered
+    }
 }
 
 /// What the library did with a stream that it has not let through.
@@ -65,6 +79,17 @@ pub enum Ended {
     Reset,
     /// It was answered.
     Answered,
+}
+
+/// What can be seen of the streams that have begun.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Their answers have begun.
+    pub answered: usize,
+    /// Of these much waits for the client,
+    pub waiting: usize,
+    /// or has gone out since the last look: it waits as soon as the client takes no more.
+    pub flowing: usize,
 }
 
 impl Open {
@@ -104,15 +129,19 @@ impl Open {
 
     fn change(&mut self, stream: u32, change: impl FnOnce(&mut Way)) {
         let Some(way) = self.ways.get_mut(&stream) else { return };
-        let (unsent, asks) = (way.unsent(), way.asks());
+        let (unsent, asks, answers) = (way.unsent(), way.asks(), way.answers());
         change(way);
+        if way.unsent() < unsent {
+            way.waker.take().into_iter().for_each(Waker::wake);
+        }
         self.unsent = self.unsent + way.unsent() - unsent;
         self.waiting = self.waiting + usize::from(way.unsent() > 0) - usize::from(unsent > 0);
         self.asking = self.asking + usize::from(way.asks()) - usize::from(asks);
+        self.answering = self.answering + usize::from(way.answers()) - usize::from(answers);
     }
 
     fn remove(&mut self, stream: u32) {
-        self.change(stream, |way| *way = Way::default());
+        self.change(stream, |way| *way = Way { waker: way.waker.take(), ..Way::default() });
         self.ways.remove(&stream);
     }
 
@@ -150,7 +179,24 @@ impl Open {
 
     /// So many bytes of a body do.
     pub fn passes(&mut self, stream: u32, bytes: usize) {
-        self.change(stream, |way| way.body += bytes);
+        self.change(stream, |way| {
+            way.body += bytes;
+            way.passed += bytes;
+        });
+    }
+
+    /// What the answers of those that are served come to, as far as can be seen.
+    pub fn look(&mut self) -> Seen {
+        let mut seen = Seen::default();
+        for way in self.ways.values_mut() {
+            let passed = std::mem::take(&mut way.passed);
+            if way.answers() {
+                seen.answered += 1;
+                seen.flowing += usize::from(passed >= MUCH && way.unsent() == 0);
+                seen.waiting += usize::from(way.unsent() >= MUCH);
+            }
+        }
+        seen
     }
 
     /// Whether something of the stream's answer has not gone out.
@@ -166,6 +212,22 @@ impl Open {
     /// How many have begun, and wait for the client to send the rest of the request, as far as no answer has begun.
     pub fn asking(&self) -> usize {
         self.asking
+    }
+
+    /// Ready when no more than so many bytes of the stream's answer have not gone out.
+    pub fn poll_sent(&mut self, stream: u32, most: usize, cx: &Context<'_>) -> Poll<()> {
+        match self.ways.get_mut(&stream) {
+            Some(way) if way.unsent() > most => {
+                way.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
+    }
+
+    /// How many are served, and their answers have begun.
+    pub fn answering(&self) -> usize {
+        self.answering
     }
 
     /// Streams to which more may be sent, also those that are served no more.
@@ -192,7 +254,21 @@ impl Open {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
     use super::*;
+
+    /// How often somebody was.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 
     fn frame(kind: u8, flags: u8, stream: u32, length: usize) -> Frame {
         Frame { length, kind, flags, stream, code: 0 }
@@ -220,6 +296,40 @@ mod tests {
         assert_eq!((open.unsent(), open.gone(), open.streams()), (3_000, 2, 2));
         open.goes(&frame(kind::DATA, kind::END_STREAM, 1, 3_000));
         assert_eq!((open.unsent(), open.waiting(), open.waits(1), open.streams()), (0, 0, false, 1));
+    }
+
+    #[test]
+    fn a_look_tells_of_which_answers_much_waits_or_has_gone_out() {
+        let mut open = opened(&[1, 3, 5, 7, 9], kind::END_STREAM);
+        for (stream, passed, gone) in [(1, MUCH, MUCH), (3, MUCH - 1, MUCH - 1), (5, MUCH, 0), (7, MUCH - 1, 0)] {
+            open.passes_head(stream, 0);
+            open.passes(stream, passed);
+            open.goes(&frame(kind::DATA, 0, stream, gone));
+        }
+        assert_eq!(open.look(), Seen { answered: 4, waiting: 1, flowing: 1 }, "a message is not much");
+        assert_eq!(open.look(), Seen { answered: 4, waiting: 1, flowing: 0 }, "since the last look");
+        open.leaves(5);
+        assert_eq!(open.look(), Seen { answered: 3, ..Seen::default() });
+        assert_eq!(open.answering(), 3);
+    }
+
+    #[test]
+    fn who_waits_for_some_of_an_answer_to_go_out_is_told_when_it_has_or_never_will() {
+        for reset in [false, true] {
+            let mut open = opened(&[1, 3], kind::END_STREAM);
+            [1, 3].into_iter().for_each(|stream| open.passes(stream, 5_000));
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(woken.clone());
+            let cx = Context::from_waker(&waker);
+            assert!(open.poll_sent(1, 5_000, &cx).is_ready());
+            assert!(open.poll_sent(1, 4_000, &cx).is_pending());
+            open.goes(&frame(kind::DATA, 0, 3, 5_000));
+            assert_eq!(woken.0.load(Ordering::Relaxed), 0, "that of another one");
+            let goes = if reset { frame(kind::RST_STREAM, 0, 1, 4) } else { frame(kind::DATA, 0, 1, 1_000) };
+            open.goes(&goes);
+            assert_eq!(woken.0.load(Ordering::Relaxed), 1, "{reset}");
+            assert!(open.poll_sent(1, 4_000, &cx).is_ready());
+        }
     }
 
     #[test]

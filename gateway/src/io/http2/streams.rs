@@ -151,6 +151,19 @@ impl Streams {
         self.memory.allowance(self.budget).saturating_sub(most.max(self.cost())) / WAITING
     }
 
+    /// A few more may begin where none could for a while.
+    fn let_more_begin(&self, now: Instant) {
+        if !self.beginning().has_waited(now) {
+            return;
+        }
+        let mut seen = self.open().look();
+        // What was read of them has not come to the client's side yet.
+        let read = self.waiting.load(Ordering::Relaxed);
+        (seen.answered, seen.waiting) = (seen.answered + read, seen.waiting + read);
+        let room = self.room();
+        self.beginning().waited(now, room, seen);
+    }
+
     /// What is on its way.
     pub(super) fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
@@ -257,8 +270,7 @@ impl Served {
             }
             // A few more when the time is over, whatever others take meanwhile: it is the backend that has not answered yet.
             let _ = timeout(WAIT, of.moved.notified()).await;
-            let room = of.room();
-            of.beginning().waited(Instant::now(), room);
+            of.let_more_begin(Instant::now());
         }
         of.open().begins(self.held.stream());
         of.held.fetch_add(self.forwarded, Ordering::Relaxed);
@@ -455,6 +467,29 @@ pub(super) mod tests {
         let ended = async { drop(first.split_off(1)) };
         assert!(tokio::join!(next[0].may_begin(), ended).0);
         assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_all_answers_flow_one_more_begins_at_a_time() {
+        let streams = streams();
+        let mut first = at_once(&streams);
+        for stream in &mut first {
+            assert!(stream.may_begin().await);
+        }
+        for times in 1..=3 {
+            for stream in &first {
+                stream.held.passed_head(100);
+                streams.goes(&frame(kind::HEADERS, 0, stream.held.stream(), 100));
+                stream.held.passed(5_000, 0);
+                goes(&streams, stream.held.stream(), 5_000);
+            }
+            let begun = Instant::now();
+            let mut all = served(&streams, 2);
+            assert!(all[0].may_begin().await);
+            assert!(begun.elapsed() <= 2 * WAIT, "it waits for none of them to end");
+            assert!(tokio::time::timeout(WAIT / 2, all[1].may_begin()).await.is_err(), "{times}");
+            first.push(all.remove(0));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -198,14 +198,17 @@ impl StreamSession {
         if self.ended {
             return Ok(());
         }
-        if let Some(held) = self.held() {
-            held.passed(data.len(), self.sent);
-        }
+        let held = self.info.as_ref().and_then(|info| info.held.get());
         let Some(writer) = &mut self.writer else {
             return Error::e_explain(ErrorType::H2Error, "a body in front of its head");
         };
         let length = data.len();
         let write = async {
+            if let Some(held) = held {
+                // Of a stream that is reset, or whose connection is gone, nothing more goes out.
+                poll_fn(|cx| if writer.poll_reset(cx).is_ready() { Poll::Ready(()) } else { held.poll_room(cx) }).await;
+                held.passed(length, self.sent);
+            }
             while !data.is_empty() {
                 writer.reserve_capacity(data.len());
                 let Some(capacity) = poll_fn(|cx| writer.poll_capacity(cx)).await else {
