@@ -22,7 +22,8 @@ use super::turns::everything_else;
 const PART: i64 = 150;
 const MOST_PART: i64 = 10_000;
 
-/// The part of a long round that does: however many come first, the others have so much of the worker's time.
+/// The part of a long round that does: however many come first, the others have so much of the worker's time, until its rounds take so many times
+/// [`MOST_PART`].
 const PART_OF_ROUND: i64 = 8;
 
 /// How often a request may go on, and for how many microseconds, before its connection no longer comes first. A small one takes five to ten steps.
@@ -345,6 +346,11 @@ mod tests {
         }
     }
 
+    /// How often all of them went on.
+    fn steps_of(connections: &[(Arc<AtomicUsize>, tokio::task::JoinHandle<()>)]) -> usize {
+        connections.iter().map(|(steps, _)| steps.load(Ordering::Relaxed)).sum()
+    }
+
     /// As a task, which has its place behind others; what is given to `block_on` has none.
     async fn as_a_task(test: impl Future<Output = ()> + Send + 'static) {
         tokio::spawn(test).await.unwrap();
@@ -378,7 +384,7 @@ mod tests {
                 let begun = Instant::now();
                 behind_others().await;
                 longest = longest.max(begun.elapsed());
-                let steps = all.iter().map(|(steps, _)| steps.load(Ordering::Relaxed)).sum::<usize>();
+                let steps = steps_of(&all);
                 let most = usize::try_from(part(4 * longest)).unwrap() / LEAST_MICROS as usize;
                 assert!(steps - before <= 2 * most, "{} in a round of {longest:?}", steps - before);
                 before = steps;
@@ -403,19 +409,17 @@ mod tests {
             let schedule = Arc::new(Schedule::default());
             let all: Vec<_> = (0..300).map(|_| busy(&schedule, standing(true, true, PROMPT_STEPS, 0), 1)).collect();
             behind_others().await;
-            let gone_on = |all: &[(Arc<AtomicUsize>, _)]| {
-                all.iter().map(|(steps, _)| steps.load(Ordering::Relaxed)).sum::<usize>()
-            };
             assert!(schedule.begin_round());
             behind_others().await;
-            let before = gone_on(&all);
+            let before = steps_of(&all);
             assert!(before <= MOST, "{before}");
             // Everything else takes four milliseconds.
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_millis(4) {}
             assert!(schedule.begin_round());
             behind_others().await;
-            assert!(gone_on(&all) - before >= 500 / LEAST_MICROS as usize, "{before}, {}", gone_on(&all));
+            let after = steps_of(&all);
+            assert!(after - before >= 500 / LEAST_MICROS as usize, "{before}, {after}");
             tokio::spawn(schedule.clone().run());
             end(all).await;
         })
