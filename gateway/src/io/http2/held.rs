@@ -13,8 +13,9 @@ pub const PIECE: usize = 16 * 1024;
 /// The part of the budget that pieces are, one of each answer; so they are smaller where there are more than seven.
 const PIECES_PART: usize = 8;
 
-/// The same to begin with, and where the connection holds half of what it may.
-const SMALL_PIECE: usize = 2048;
+/// The same to begin with, and where the connection holds half of what it may. What comes at a time of an answer is less where it is a message, or
+/// its end.
+pub const SMALL_PIECE: usize = 2048;
 
 /// Bytes of a request's body that are kept, to send them once more, at most.
 const KEPT: usize = 64 * 1024;
@@ -49,8 +50,6 @@ struct Parts {
     kept: usize,
     /// All of it, as the connection counts it.
     counted: usize,
-    /// What was read of the answer waits for the client.
-    waits: bool,
 }
 
 impl Held {
@@ -71,7 +70,7 @@ impl Held {
         self.share().min(SMALL_PIECE + 2 * self.parts().sent)
     }
 
-    /// Bytes of the largest piece, as many answers as there are.
+    /// Bytes of a piece at most, for as many answers as there are now.
     fn share(&self) -> usize {
         (self.of.budget / PIECES_PART / self.of.open().answering().max(1)).clamp(SMALL_PIECE, PIECE)
     }
@@ -89,13 +88,10 @@ impl Held {
         let mut parts = self.parts();
         change(&mut parts);
         let read = parts.read + parts.ahead;
-        // One of which something has come to the client's side is counted there.
-        let waits = read > 0 && !self.of.open().waits(self.stream);
+        self.of.open().reads(self.stream, read);
         let now = read + parts.kept;
         self.of.held.fetch_add(now, Ordering::Relaxed);
         self.of.held.fetch_sub(std::mem::replace(&mut parts.counted, now), Ordering::Relaxed);
-        self.of.waiting.fetch_add(usize::from(waits), Ordering::Relaxed);
-        self.of.waiting.fetch_sub(usize::from(std::mem::replace(&mut parts.waits, waits)), Ordering::Relaxed);
     }
 
     /// An exchange begins: of one before nothing is left.
@@ -154,7 +150,6 @@ impl Drop for Held {
         let parts = self.parts.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.of.held.fetch_sub(parts.counted, Ordering::Relaxed);
         self.of.kept.fetch_sub(parts.kept, Ordering::Relaxed);
-        self.of.waiting.fetch_sub(usize::from(parts.waits), Ordering::Relaxed);
         self.of.follow(|open| open.leaves(self.stream));
     }
 }

@@ -4,13 +4,11 @@
 use std::collections::BTreeMap;
 use std::task::{Context, Poll, Waker};
 
+use super::held::SMALL_PIECE;
 use super::wire::{Frame, kind};
 
 /// What the library keeps of an answer, at most.
 pub const SEND_BUFFER: usize = 16 * 1024;
-
-/// A piece of an answer is so large at least, where there is much of it. Less is a message, or the end.
-const MUCH: usize = 2048;
 
 /// Most streams that can be open: a few times what the client was told, since it may reset some and open others before it hears of either.
 const MOST: usize = 400;
@@ -26,7 +24,7 @@ pub struct Open {
     ways: BTreeMap<u32, Way>,
     /// The last stream that was opened.
     last: u32,
-    /// Bytes that have not gone out, and streams that have any.
+    /// Bytes that have not gone out, and streams of whose answers something waits for the client.
     unsent: usize,
     waiting: usize,
     /// Streams that have begun, and whose client has not ended the request, nor is answered.
@@ -43,7 +41,9 @@ struct Way {
     /// Bytes of the answer's head, and of its body, that have not gone out.
     head: usize,
     body: usize,
-    /// Bytes of its body that have come there since the last look ([`Open::look`]).
+    /// Bytes of its body that were read, and have not come there.
+    read: usize,
+    /// Bytes of it that have come since the last look ([`Open::look`]).
     passed: usize,
     /// It came to the connection's loop.
     is_accepted: bool,
@@ -68,7 +68,11 @@ impl Way {
     }
 
     fn answers(&self) -> bool {
-        self.is_served && self.is_answered
+        self.is_served && (self.is_answered || self.read > 0)
+    }
+
+    fn waits(&self) -> bool {
+        self.unsent() > 0 || self.read > 0
     }
 }
 
@@ -129,13 +133,13 @@ impl Open {
 
     fn change(&mut self, stream: u32, change: impl FnOnce(&mut Way)) {
         let Some(way) = self.ways.get_mut(&stream) else { return };
-        let (unsent, asks, answers) = (way.unsent(), way.asks(), way.answers());
+        let (unsent, waits, asks, answers) = (way.unsent(), way.waits(), way.asks(), way.answers());
         change(way);
         if way.unsent() < unsent {
             way.waker.take().into_iter().for_each(Waker::wake);
         }
         self.unsent = self.unsent + way.unsent() - unsent;
-        self.waiting = self.waiting + usize::from(way.unsent() > 0) - usize::from(unsent > 0);
+        self.waiting = self.waiting + usize::from(way.waits()) - usize::from(waits);
         self.asking = self.asking + usize::from(way.asks()) - usize::from(asks);
         self.answering = self.answering + usize::from(way.answers()) - usize::from(answers);
     }
@@ -169,12 +173,17 @@ impl Open {
 
     /// It is served no more. Its answer goes on.
     pub fn leaves(&mut self, stream: u32) {
-        self.change(stream, |way| way.is_served = false);
+        self.change(stream, |way| (way.is_served, way.read) = (false, 0));
     }
 
     /// A head of so many bytes comes to the client's side.
     pub fn passes_head(&mut self, stream: u32, bytes: usize) {
         self.change(stream, |way| (way.head, way.is_answered) = (bytes, true));
+    }
+
+    /// So many bytes of its body were read, and have not come to the client's side.
+    pub fn reads(&mut self, stream: u32, bytes: usize) {
+        self.change(stream, |way| way.read = bytes);
     }
 
     /// So many bytes of a body do.
@@ -187,24 +196,18 @@ impl Open {
 
     /// What the answers of those that are served come to, as far as can be seen.
     pub fn look(&mut self) -> Seen {
-        let mut seen = Seen::default();
+        let mut seen = Seen { answered: self.answering, ..Seen::default() };
         for way in self.ways.values_mut() {
             let passed = std::mem::take(&mut way.passed);
             if way.answers() {
-                seen.answered += 1;
-                seen.flowing += usize::from(passed >= MUCH && way.unsent() == 0);
-                seen.waiting += usize::from(way.unsent() >= MUCH);
+                seen.waiting += usize::from(way.unsent() + way.read >= SMALL_PIECE);
+                seen.flowing += usize::from(passed >= SMALL_PIECE && !way.waits());
             }
         }
         seen
     }
 
-    /// Whether something of the stream's answer has not gone out.
-    pub fn waits(&self, stream: u32) -> bool {
-        self.ways.get(&stream).is_some_and(|way| way.unsent() > 0)
-    }
-
-    /// How many streams have something that has not gone out.
+    /// Of how many streams something was read that has not gone out.
     pub fn waiting(&self) -> usize {
         self.waiting
     }
@@ -287,30 +290,48 @@ mod tests {
     #[test]
     fn what_has_come_to_the_clients_side_waits_until_it_goes_out() {
         let mut open = opened(&[1, 3], kind::END_STREAM);
-        assert!(!open.waits(1));
         open.passes_head(1, 200);
         open.passes(1, 5_000);
-        assert_eq!((open.unsent(), open.waiting(), open.waits(1), open.waits(3)), (5_200, 1, true, false));
+        assert_eq!((open.unsent(), open.waiting()), (5_200, 1));
         open.goes(&frame(kind::HEADERS, 0, 1, 100));
         open.goes(&frame(kind::DATA, 0, 1, 2_000));
         assert_eq!((open.unsent(), open.gone(), open.streams()), (3_000, 2, 2));
         open.goes(&frame(kind::DATA, kind::END_STREAM, 1, 3_000));
-        assert_eq!((open.unsent(), open.waiting(), open.waits(1), open.streams()), (0, 0, false, 1));
+        assert_eq!((open.unsent(), open.waiting(), open.streams()), (0, 0, 1));
+    }
+
+    #[test]
+    fn what_was_read_of_a_stream_waits_as_well_and_is_counted_once() {
+        let mut open = opened(&[1, 3], kind::END_STREAM);
+        open.reads(1, 5_000);
+        assert_eq!((open.unsent(), open.waiting(), open.answering()), (0, 1, 1), "its head is not there yet");
+        open.passes_head(1, 100);
+        open.passes(1, 5_000);
+        assert_eq!((open.unsent(), open.waiting(), open.answering()), (5_100, 1, 1));
+        open.goes(&frame(kind::HEADERS, 0, 1, 50));
+        open.goes(&frame(kind::DATA, 0, 1, 5_000));
+        assert_eq!((open.unsent(), open.waiting()), (0, 1), "the next piece was read meanwhile");
+        open.leaves(1);
+        assert_eq!((open.waiting(), open.answering()), (0, 0));
     }
 
     #[test]
     fn a_look_tells_of_which_answers_much_waits_or_has_gone_out() {
-        let mut open = opened(&[1, 3, 5, 7, 9], kind::END_STREAM);
-        for (stream, passed, gone) in [(1, MUCH, MUCH), (3, MUCH - 1, MUCH - 1), (5, MUCH, 0), (7, MUCH - 1, 0)] {
+        const MESSAGE: usize = SMALL_PIECE - 1;
+        let mut open = opened(&[1, 3, 5, 7, 9, 11], kind::END_STREAM);
+        for (stream, passed, gone) in [(1, SMALL_PIECE, SMALL_PIECE), (3, MESSAGE, MESSAGE), (5, SMALL_PIECE, 0)] {
             open.passes_head(stream, 0);
             open.passes(stream, passed);
             open.goes(&frame(kind::DATA, 0, stream, gone));
         }
-        assert_eq!(open.look(), Seen { answered: 4, waiting: 1, flowing: 1 }, "a message is not much");
-        assert_eq!(open.look(), Seen { answered: 4, waiting: 1, flowing: 0 }, "since the last look");
-        open.leaves(5);
+        open.passes_head(7, 0);
+        open.passes(7, MESSAGE);
+        // Nothing of it has come to the client's side.
+        open.reads(9, SMALL_PIECE);
+        assert_eq!(open.look(), Seen { answered: 5, waiting: 2, flowing: 1 }, "a message is not much");
+        assert_eq!(open.look(), Seen { answered: 5, waiting: 2, flowing: 0 }, "since the last look");
+        [5, 9].into_iter().for_each(|stream| open.leaves(stream));
         assert_eq!(open.look(), Seen { answered: 3, ..Seen::default() });
-        assert_eq!(open.answering(), 3);
     }
 
     #[test]

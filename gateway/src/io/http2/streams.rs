@@ -51,8 +51,6 @@ pub struct Streams {
     /// The next one may begin, perhaps.
     moved: Notify,
     pub(super) held: AtomicUsize,
-    /// Those of which something was read that waits for the client.
-    pub(super) waiting: AtomicUsize,
     /// Bytes of bodies that are kept, to be sent once more.
     pub(super) kept: AtomicUsize,
     open: Mutex<Open>,
@@ -84,7 +82,6 @@ impl Streams {
             queue: tokio::sync::Mutex::default(),
             moved: Notify::new(),
             held: AtomicUsize::default(),
-            waiting: AtomicUsize::default(),
             kept: AtomicUsize::default(),
             open: Mutex::default(),
             budget,
@@ -120,7 +117,6 @@ impl Streams {
             let open = self.open();
             (open::cost(open.unsent()), open.waiting())
         };
-        let waiting = self.waiting.load(Ordering::Relaxed) + waiting;
         self.held.load(Ordering::Relaxed) + unsent + waiting * ANSWER
     }
 
@@ -146,8 +142,7 @@ impl Streams {
 
     /// For how many more answers there is room, if nobody takes any of them, nor the rest of those that wait for the client already.
     fn room(&self) -> usize {
-        let waiting = self.waiting.load(Ordering::Relaxed) + self.open().waiting();
-        let most = self.held.load(Ordering::Relaxed) + waiting * WAITING;
+        let most = self.held.load(Ordering::Relaxed) + self.open().waiting() * WAITING;
         self.memory.allowance(self.budget).saturating_sub(most.max(self.cost())) / WAITING
     }
 
@@ -156,10 +151,7 @@ impl Streams {
         if !self.beginning().has_waited(now) {
             return;
         }
-        let mut seen = self.open().look();
-        // What was read of them has not come to the client's side yet.
-        let read = self.waiting.load(Ordering::Relaxed);
-        (seen.answered, seen.waiting) = (seen.answered + read, seen.waiting + read);
+        let seen = self.open().look();
         let room = self.room();
         self.beginning().waited(now, room, seen);
     }
