@@ -192,7 +192,7 @@ fn share(
     memory.watch(in_use).map_err(|error| StartError::new("memory", error))?;
     Ok(Shared {
         memory,
-        room: Room::new(requests, workers),
+        room: Room::new(requests, workers, settings.limits.http2.streams),
         server_header: server_header.map_err(|error| StartError::new("serverHeader", error))?,
         table: Arc::new(ArcSwap::from_pointee(Table::default())),
         cells: (0..workers).map(|_| Arc::new(Cells::default())).collect(),

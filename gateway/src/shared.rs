@@ -47,7 +47,12 @@ impl Shared {
 
     /// Whether connections end with their next answer.
     pub fn keeps_none(&self) -> bool {
-        self.state.stage() >= Stage::Draining || self.memory.pressure() >= Pressure::NoKeepAlive
+        self.is_draining() || self.memory.pressure() >= Pressure::NoKeepAlive
+    }
+
+    /// Whether the gateway ends, and all connections with it.
+    pub fn is_draining(&self) -> bool {
+        self.state.stage() >= Stage::Draining
     }
 }
 

@@ -20,8 +20,8 @@ use super::proxy_protocol::{self, Client, Failed, Whose};
 use super::schedule::{Schedule, Standing};
 use super::turns::{Shed, Turns};
 use crate::lane::Gateway;
-use crate::observe::Cells;
 use crate::observe::cells::{Handshake, Rejection};
+use crate::observe::{Cells, Closing};
 use crate::phase::address::is_trusted;
 use crate::phase::canonical::Refused;
 use crate::phase::{Connection, Reason, Scheme};
@@ -96,7 +96,11 @@ impl Serve {
         let timeouts = &self.shared.settings.timeouts;
         let silence = Duration::from_secs(timeouts.first_byte.into());
         // Whoever only connects looks whether somebody listens, also where it stays for a while.
-        timeout(silence, tcp.readable()).await.ok()?.ok()?;
+        let Ok(readable) = timeout(silence, tcp.readable()).await else {
+            self.cells.close(Closing::FirstByte);
+            return None;
+        };
+        readable.ok()?;
         let limit = Duration::from_secs(timeouts.handshake.into());
         let header = timeout(limit, proxy_protocol::read(tcp)).await;
         match header.unwrap_or(Err(Failed::Malformed("it takes too long"))) {

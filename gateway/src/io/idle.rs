@@ -1,10 +1,12 @@
 //! A worker's connections that wait for a request, the longest waiting first: where there is no room for a new one, that one goes.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::oneshot;
+
+use crate::observe::Closing;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -15,31 +17,32 @@ pub struct IdleConnections {
 #[derive(Debug, Default)]
 struct Waiting {
     next: u64,
-    by_age: BTreeMap<u64, (Instant, Arc<Notify>)>,
+    by_age: BTreeMap<u64, (Instant, oneshot::Sender<Closing>)>,
 }
 
 /// A connection that waits, until this is dropped.
 pub struct Idle<'a> {
     of: &'a IdleConnections,
     number: u64,
-    told: Arc<Notify>,
+    told: oneshot::Receiver<Closing>,
 }
 
 impl IdleConnections {
     /// A connection begins to wait.
     pub fn enter(&self) -> Idle<'_> {
-        let told = Arc::new(Notify::new());
+        let (tell, told) = oneshot::channel();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let number = waiting.next;
         waiting.next += 1;
-        waiting.by_age.insert(number, (Instant::now(), told.clone()));
+        waiting.by_age.insert(number, (Instant::now(), tell));
         Idle { of: self, number, told }
     }
 
     /// Tells the connection that has waited longest to end; false: none waits.
     pub fn end_oldest(&self) -> bool {
         let oldest = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).by_age.pop_first();
-        oldest.inspect(|(_, (_, told))| told.notify_one()).is_some()
+        // Whoever no longer looks has just gone, and makes room as well.
+        oldest.map(|(_, (_, tell))| tell.send(Closing::NoRoom)).is_some()
     }
 
     /// Tells those to end that have waited for so long.
@@ -49,15 +52,19 @@ impl IdleConnections {
             if longest.get().0.elapsed() < limit {
                 return;
             }
-            longest.remove().1.notify_one();
+            let _ = longest.remove().1.send(Closing::MemoryPressure);
         }
     }
 }
 
 impl Idle<'_> {
-    /// Resolves when this connection has to end.
-    pub async fn told_to_end(&self) {
-        self.told.notified().await;
+    /// Resolves when this connection has to end, once.
+    pub async fn told_to_end(&mut self) -> Closing {
+        match (&mut self.told).await {
+            Ok(why) => why,
+            // Nobody is left who would tell.
+            Err(_) => std::future::pending().await,
+        }
     }
 }
 
@@ -75,19 +82,19 @@ mod tests {
     async fn the_longest_waiting_goes_first_and_who_no_longer_waits_not_at_all() {
         let connections = IdleConnections::default();
         assert!(!connections.end_oldest());
-        let (gone, first, second) = (connections.enter(), connections.enter(), connections.enter());
+        let (gone, mut first, mut second) = (connections.enter(), connections.enter(), connections.enter());
         drop(gone);
         assert!(connections.end_oldest());
-        first.told_to_end().await;
+        assert_eq!(first.told_to_end().await, Closing::NoRoom);
         drop(first);
         assert!(connections.end_oldest());
-        second.told_to_end().await;
+        assert_eq!(second.told_to_end().await, Closing::NoRoom);
         assert!(!connections.end_oldest());
         drop(second);
-        let third = connections.enter();
+        let mut third = connections.enter();
         connections.end_after(Duration::from_secs(60));
         assert_eq!(connections.waiting.lock().unwrap().by_age.len(), 1, "it has not waited for so long");
         connections.end_after(Duration::ZERO);
-        third.told_to_end().await;
+        assert_eq!(third.told_to_end().await, Closing::MemoryPressure);
     }
 }

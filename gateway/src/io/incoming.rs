@@ -21,8 +21,10 @@ const READ: usize = 16 * 1024;
 /// How waiting for a head ended without one.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// The client is gone, or sent nothing in time: there is nobody to tell.
+    /// The client is gone: there is nobody to tell.
     Silently,
+    /// It sent nothing in time, and expects nothing.
+    Late,
     /// With an answer.
     Refused(Refused),
 }
@@ -129,7 +131,7 @@ impl<S: AsyncRead + Unpin> Incoming<S> {
             }
             Ok(())
         };
-        timeout(limit, begun).await.unwrap_or(Err(Ended::Silently))
+        timeout(limit, begun).await.unwrap_or(Err(Ended::Late))
     }
 
     /// Reads a head of which the first byte is there; it is left in the buffer, and its length is told. `limit`: for all of it.

@@ -13,6 +13,7 @@ pub mod http1;
 pub mod http2;
 pub mod idle;
 pub mod incoming;
+mod lag;
 mod linger;
 pub mod listener;
 pub mod pressure;

@@ -63,7 +63,7 @@ impl Moved {
         let mut since = self.last.load(Ordering::Relaxed);
         loop {
             tokio::select! {
-                () = place.told_to_end() => return,
+                _ = place.told_to_end() => return,
                 () = sleep(LOOK) => {}
             }
             let last = self.last.load(Ordering::Relaxed);

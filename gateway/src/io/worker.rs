@@ -15,6 +15,7 @@ use super::admission::Admission;
 use super::client::peer_ip;
 use super::connection::Serve;
 use super::idle::IdleConnections;
+use super::lag;
 use super::listener::Listeners;
 use super::pressure::{Pressure, SHORT_IDLE};
 use super::schedule::{Scheduled, Standing};
@@ -89,6 +90,7 @@ async fn run(index: usize, blueprint: Blueprint, listeners: Listeners) {
         schedule: Arc::default(),
     });
     tokio::spawn(serve.schedule.clone().run());
+    tokio::spawn(lag::measure(serve.cells.clone()));
     tokio::spawn(relieve(Arc::downgrade(&serve)));
     let mut loops = Vec::new();
     for (scheme, listener) in listeners.0 {

@@ -25,7 +25,7 @@ use crate::io::ClientStream;
 use crate::io::client::ClientInfo;
 use crate::io::pressure::{Pressure, SHORT_STALL};
 use crate::io::proxy_protocol;
-use crate::observe::Cells;
+use crate::observe::{Cells, Closing};
 use crate::phase::admit::{self, Verdict};
 use crate::phase::canonical::{self, Canonical, Refused};
 use crate::phase::forward::{self, Forwarding};
@@ -240,7 +240,8 @@ impl ProxyHttp for Gateway {
         // The engine forgets the keep-alive time with every request.
         // ... but where the reader or the client has decided to close, that stands.
         let last = ctx.info.as_ref().is_some_and(|info| info.lending.is_last());
-        let kept = session.get_keepalive().is_some() && !closing && !last;
+        let wants_more = session.get_keepalive().is_some() && !last;
+        let kept = wants_more && !closing;
         session.set_keepalive(kept.then(|| timeouts.keep_alive.into()));
         // The last resort, for what is read after the backend has answered; before that the exchange is less patient.
         session.set_read_timeout(Some(Duration::from_secs(timeouts.stream.into())));
@@ -250,6 +251,9 @@ impl ProxyHttp for Gateway {
         let is_old = session.req_header().version <= Version::HTTP_10;
         session.as_downstream_mut().set_ignore_info_resp(is_old);
         let is_http2 = view::is_http2(session);
+        if wants_more && closing && !is_http2 && !self.shared.is_draining() {
+            self.cells.close(Closing::MemoryPressure);
+        }
         session.set_write_timeout(is_http2.then_some(stall));
         let Some(reply) = self.judge(session, ctx) else {
             self.apply_policy(session, ctx);

@@ -9,9 +9,6 @@ use crate::observe::Cells;
 /// Memory that is taken for what a request needs, on average (`make attack`: a body that does not end, 42 KiB).
 const MEMORY_EACH: u64 = 48 * 1024;
 
-/// Streams of an HTTP/2 connection where there is room for all.
-const STREAMS: usize = 100;
-
 /// The default: what `connections` of clients leave of so many descriptors, and no more than three quarters of the memory.
 pub fn default_limit(descriptors: u64, memory: Option<u64>, connections: usize) -> usize {
     // However many connections somebody wishes for: a quarter is left.
@@ -26,6 +23,8 @@ pub struct Room {
     limit: usize,
     /// What a worker has for itself, without looking at the others: half of its share.
     own: usize,
+    /// Streams of an HTTP/2 connection where there is room for all.
+    streams: usize,
 }
 
 fn of(cells: &Cells) -> usize {
@@ -33,9 +32,9 @@ fn of(cells: &Cells) -> usize {
 }
 
 impl Room {
-    /// For so many requests of so many workers.
-    pub fn new(limit: usize, workers: usize) -> Self {
-        Room { limit, own: limit / workers.max(1) / 2 }
+    /// For so many requests of so many workers; `streams`: of an HTTP/2 connection, at most.
+    pub fn new(limit: usize, workers: usize, streams: usize) -> Self {
+        Room { limit, own: limit / workers.max(1) / 2, streams }
     }
 
     /// What is left, if every worker uses what it has for itself.
@@ -52,9 +51,9 @@ impl Room {
     /// Streams that one HTTP/2 connection may have.
     pub fn streams(&self, own: &Cells, all: &[Arc<Cells>]) -> usize {
         if of(own) < self.own {
-            return STREAMS;
+            return self.streams;
         }
-        (2 * STREAMS * self.left(all) / self.limit.max(1)).clamp(1, STREAMS)
+        (2 * self.streams * self.left(all) / self.limit.max(1)).clamp(1, self.streams)
     }
 }
 
@@ -73,7 +72,7 @@ mod tests {
     #[test]
     fn the_less_room_is_left_the_fewer_streams_a_connection_has() {
         let all = [Arc::new(Cells::default()), Arc::new(Cells::default())];
-        let room = Room::new(1000, 2);
+        let room = Room::new(1000, 2, 100);
         // Of the two workers one has all the requests.
         for (used, streams, has) in
             [(0, 100, true), (250, 100, true), (350, 80, true), (500, 50, true), (745, 1, true), (750, 1, false)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::Method;
 
+use super::closing::Closing;
 use crate::phase::{Reason, Scheme};
 
 /// Upper bounds of the duration buckets, in seconds.
@@ -101,6 +102,7 @@ struct Tables {
     requests: HashMap<RequestLabels, u64>,
     durations: HashMap<Arc<str>, Histogram>,
     connects: Histogram,
+    lags: Histogram,
     passed_through: HashMap<Reason, u64>,
 }
 
@@ -121,6 +123,8 @@ pub struct Cells {
     pub in_flight: AtomicI64,
     /// Connections refused before a request, by [`Rejection`].
     pub rejected: [AtomicU64; Rejection::ALL.len()],
+    /// Connections that the gateway ended, by [`Closing`].
+    pub closed: [AtomicU64; Closing::ALL.len()],
 }
 
 /// Why a connection ended before a request was routed.
@@ -230,6 +234,16 @@ impl Cells {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).connects.observe(duration);
     }
 
+    /// Counts once how late the worker is.
+    pub fn late(&self, by: Duration) {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).lags.observe(by);
+    }
+
+    /// How late it was.
+    pub fn lags(&self) -> Histogram {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).lags.clone()
+    }
+
     /// Counts a connection whose TLS was passed through, at its end.
     pub fn passed_through(&self, reason: Reason) {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
@@ -244,6 +258,11 @@ impl Cells {
     /// Counts a rejection.
     pub fn reject(&self, why: Rejection) {
         self.rejected[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that the gateway ends.
+    pub fn close(&self, why: Closing) {
+        self.closed[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// A connection was accepted.

@@ -11,6 +11,7 @@ use prometheus::proto::{
 use prometheus::{Encoder, Registry, TextEncoder};
 
 use super::cells::{BUCKETS, Handshake, Histogram, METHODS, Rejection, Sum};
+use super::closing::Closing;
 use crate::clock;
 use crate::shared::Shared;
 
@@ -42,6 +43,7 @@ impl Collector for GatewayCollector {
         let mut families = vec![requests(&sum, self.shared.settings.metrics_per_route)];
         families.extend(durations(&sum));
         families.push(passed_through(&sum));
+        families.push(self.lags());
         families.extend(self.connections());
         families.extend(self.access_log());
         families.extend(self.memory());
@@ -58,6 +60,15 @@ impl Collector for GatewayCollector {
 impl GatewayCollector {
     fn cell_sum<T: std::iter::Sum<T>>(&self, read: impl Fn(&super::Cells) -> T) -> T {
         self.shared.cells.iter().map(|cells| read(cells)).sum()
+    }
+
+    fn lags(&self) -> MetricFamily {
+        let help = "How long what is ready waits for a worker; measured ten times a second.";
+        let mut lags = family("sluicegate_worker_lag_seconds", help, MetricType::HISTOGRAM);
+        for (worker, cells) in self.shared.cells.iter().enumerate() {
+            histogram(&mut lags, &[("worker", &worker.to_string())], &cells.lags());
+        }
+        lags
     }
 
     fn connections(&self) -> Vec<MetricFamily> {
@@ -85,7 +96,16 @@ impl GatewayCollector {
             let count: u64 = self.cell_sum(|cells| cells.rejected[why as usize].load(Ordering::Relaxed));
             counter(&mut rejected, &[("reason", label)], count);
         }
-        vec![open, accepted, handshakes, rejected]
+        let mut closed = family(
+            "sluicegate_connections_closed_total",
+            "Client connections that the gateway ended, whose clients did nothing wrong.",
+            MetricType::COUNTER,
+        );
+        for (why, label) in Closing::ALL {
+            let count: u64 = self.cell_sum(|cells| cells.closed[why as usize].load(Ordering::Relaxed));
+            counter(&mut closed, &[("reason", label)], count);
+        }
+        vec![open, accepted, handshakes, rejected, closed]
     }
 
     fn access_log(&self) -> Vec<MetricFamily> {

@@ -3,7 +3,11 @@
 use serde::{Deserialize, Serialize};
 use sluicegate_process::SettingsError;
 
+use super::Http2Settings;
 use crate::phase::canonical::Limits;
+
+/// How many times the largest head an HTTP/2 connection has room for, at least.
+const HEADS: usize = 4;
 
 /// `limits`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +37,8 @@ pub struct LimitSettings {
     pub handshakes: u32,
     /// Bytes of memory. Absent: what the control group or the machine has.
     pub memory: Option<u64>,
+    /// What a client may ask of one HTTP/2 connection.
+    pub http2: Http2Settings,
 }
 
 impl Default for LimitSettings {
@@ -51,6 +57,7 @@ impl Default for LimitSettings {
             new_connections: 0,
             handshakes: 0,
             memory: None,
+            http2: Http2Settings::default(),
         }
     }
 }
@@ -78,11 +85,23 @@ impl LimitSettings {
             ("newConnections", self.new_connections as usize, 0..=10_000_000),
             ("handshakes", self.handshakes as usize, 0..=10_000_000),
             ("memory", self.memory.map_or(1 << 30, |bytes| bytes as usize), 16 << 20..=1 << 50),
+            ("http2.streams", self.http2.streams, 1..=1000),
+            ("http2.streamWindow", self.http2.stream_window, 1024..=1 << 30),
+            // A smaller one is no part of the protocol (RFC 9113, 6.9.2).
+            ("http2.connectionWindow", self.http2.connection_window, 65_535..=1 << 30),
+            ("http2.heldBytes", self.http2.held_bytes, 128 * 1024..=1 << 30),
+            ("http2.frames", self.http2.frames, 100..=1_000_000),
         ];
         if self.target_bytes >= self.head_bytes {
             return Err(SettingsError(
                 "limits.targetBytes: must be less than limits.headBytes, which it is part of".to_owned(),
             ));
+        }
+        // A head is held as it came and as it goes, and what is left of two thirds is for others.
+        if self.http2.held_bytes < HEADS * self.head_bytes {
+            return Err(SettingsError(format!(
+                "limits.http2.heldBytes: must be at least {HEADS} times limits.headBytes, or the largest requests are refused"
+            )));
         }
         match ranges.iter().find(|(_, value, range)| !range.contains(value)) {
             Some((name, _, range)) => {

@@ -1,6 +1,7 @@
 //! Settings of the gateway: defaults, below the file, below the flags. Parsed and judged once, at the start.
 
 mod file;
+mod http2;
 mod limits;
 mod network;
 
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use file::{AccessLogSettings, Settings, TimeoutSettings};
+pub use http2::Http2Settings;
 pub use limits::LimitSettings;
 pub use sluicegate_process::settings::{SettingsFile, read};
 pub use sluicegate_process::{LogFormat, LogSettings, SettingsError};

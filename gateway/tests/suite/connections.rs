@@ -41,6 +41,7 @@ fn where_there_is_no_room_the_longest_idle_goes_and_else_the_newcomer() {
     newest.send(GET);
     assert_eq!(newest.read(false).status, 200);
     assert!(oldest.is_closed());
+    gateway.wait_closed("NoRoom", 1);
     // Both are in the middle of something now.
     for connection in [&mut newer, &mut newest] {
         connection.send("GET /?delay=1500 HTTP/1.1\r\nHost: a.test\r\n\r\n");
@@ -264,4 +265,5 @@ fn a_connection_ends_gracefully_when_it_is_old() {
     assert_eq!(connection.request("GET", "a.test", "/", &[]).status, 200);
     assert!(connection.is_closed());
     assert!((1.7..4.0).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
+    gateway.wait_closed("ConnectionAge", 2);
 }

@@ -37,11 +37,14 @@ fn drip(stream: &mut TcpStream, piece: &[u8], pieces: usize) {
 fn who_says_nothing_is_closed_silently() {
     let gateway = gateway(echo(), json!({"firstByte": 1, "handshake": 1}));
     assert_eq!(rest(&mut client::connect(gateway.http).stream), "");
+    gateway.wait_closed("FirstByte", 1);
     assert_eq!(rest(&mut client::connect(gateway.https).stream), "", "no handshake");
     gateway.wait_metric("sluicegate_tls_handshakes_total", &["timeout"], 1.0);
     assert_eq!(rest(&mut Tls::new().connect(gateway.https, Some("a.test")).stream), "", "a handshake and no request");
     // Of HTTP/2 without a preface nothing comes but the server's own SETTINGS.
     rest(&mut Tls::new().alpn(b"\x02h2").connect(gateway.https, Some("a.test")).stream);
+    gateway.wait_closed("FirstByte", 2);
+    gateway.wait_closed("Preface", 1);
     gateway.wait_metric("sluicegate_connections", &[], 0.0);
 }
 
@@ -76,6 +79,7 @@ fn a_kept_connection_has_its_time_and_one_of_a_trusted_proxy_a_longer_one() {
     other.send(request);
     assert_eq!(other.read(false).status, 200);
     assert!(other.is_closed());
+    gateway.wait_closed("KeepAlive", 1);
     trusted.send(request);
     assert_eq!(trusted.read(false).status, 200);
 }
@@ -206,4 +210,5 @@ fn a_connection_serves_so_many_requests() {
         assert_eq!(last, number == 5, "request {number}");
     }
     assert!(connection.is_closed());
+    gateway.wait_closed("RequestsPerConnection", 1);
 }

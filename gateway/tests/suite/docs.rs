@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use sluicegate::observe::Closing;
 use sluicegate::observe::cells::Rejection;
 use sluicegate::phase::Reason;
 use sluicegate_snapshot::DiagnosticReason;
@@ -42,11 +43,13 @@ fn every_metric_is_listed_with_its_type() {
 }
 
 #[test]
-fn every_reason_of_a_rejection_is_listed_where_its_metric_is() {
+fn every_reason_of_a_rejection_or_a_closing_is_listed_where_its_metric_is() {
     let text = reference();
-    let row = text.lines().find(|row| row.starts_with("| `sluicegate_rejected_total`")).unwrap();
-    for (_, label) in Rejection::ALL {
-        assert!(row.contains(&format!("`{label}`")), "{label}");
+    let row = |metric: &str| text.lines().find(|row| row.starts_with(&format!("| `{metric}`"))).unwrap();
+    let rejections = Rejection::ALL.map(|(_, label)| ("sluicegate_rejected_total", label));
+    let closings = Closing::ALL.map(|(_, label)| ("sluicegate_connections_closed_total", label));
+    for (metric, label) in rejections.into_iter().chain(closings) {
+        assert!(row(metric).contains(&format!("`{label}`")), "{metric}: {label}");
     }
 }
 

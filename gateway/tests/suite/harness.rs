@@ -241,6 +241,11 @@ impl Gateway {
         eventually(&what, || (self.metric(name, labels) == value).then_some(()));
     }
 
+    /// Waits until the gateway has ended so many connections for that reason.
+    pub fn wait_closed(&self, reason: &str, count: u32) {
+        self.wait_metric("sluicegate_connections_closed_total", &[&format!("\"{reason}\"")], count.into());
+    }
+
     /// Replaces the manifests and waits until they are in force.
     pub fn apply(&self, manifests: &str) {
         let before = self.table()["version"]["digest"].clone();

@@ -403,6 +403,7 @@ fn a_connection_serves_so_many_streams() {
         }
         connection.await.unwrap().unwrap();
     });
+    gateway.wait_closed("RequestsPerConnection", 1);
 }
 
 #[test]
@@ -435,6 +436,7 @@ fn where_there_is_no_room_an_idle_connection_goes() {
         assert_eq!(other.await.unwrap(), 200);
         connection.await.unwrap().unwrap();
     });
+    gateway.wait_closed("NoRoom", 1);
 }
 
 /// What a backend of HTTP/1 must never be sent is refused, and the rest is brought into one form.
@@ -508,6 +510,46 @@ fn requests_become_canonical_requests_of_http_1() {
         assert_eq!((sent[number].target.as_str(), sent[number].all(name)), (wanted, vec![value]));
     }
     assert_eq!(origin.dirty(), Vec::<String>::new());
+}
+
+#[test]
+fn streams_windows_and_frames_are_as_they_are_set() {
+    let http2 = json!({"streams": 5, "streamWindow": 20_000, "connectionWindow": 100_000, "frames": 100});
+    let gateway = Start::with(&everything_to(&[echo()])).set("limits", json!({"http2": http2})).ready();
+    let mut raw = Raw::connect(&gateway, &[]);
+    let settings = raw.until(|frame| frame.kind == SETTINGS && !frame.payload.is_empty()).unwrap();
+    let settings: Vec<(u8, u32)> = settings
+        .payload
+        .chunks(6)
+        .map(|setting| (setting[1], u32::from_be_bytes(setting[2..].try_into().unwrap())))
+        .collect();
+    // SETTINGS_MAX_CONCURRENT_STREAMS and SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113, 6.5.2).
+    assert!(settings.contains(&(3, 5)) && settings.contains(&(4, 20_000)), "{settings:?}");
+    let update = raw.until(|frame| frame.kind == WINDOW_UPDATE && frame.stream == 0).unwrap();
+    assert_eq!(u32::from_be_bytes(update.payload[..4].try_into().unwrap()) + 65_535, 100_000);
+    // The sixth stream is one too many.
+    (0..6).for_each(|number| raw.head(2 * number + 1, 0, &request(b"POST", b"/", &[])));
+    assert_eq!(raw.until(|frame| frame.kind == RST_STREAM).unwrap().stream, 11);
+    (0..200).for_each(|_| _ = raw.send(PING, 0, 0, &[0; 8]));
+    assert!(raw.until(|frame| frame.kind == GOAWAY).is_some());
+    gateway.wait_metric("sluicegate_rejected_total", &["FrameFlood"], 1.0);
+}
+
+/// Answers that nobody takes wait: of a small budget fewer of them.
+#[test]
+fn what_a_connection_may_hold_is_as_it_is_set() {
+    let waiting = |bytes: usize| {
+        let limits = json!({"http2": {"heldBytes": bytes}});
+        let gateway = Start::with(&everything_to(&[echo()])).set("limits", limits).ready();
+        let mut raw = Raw::connect(&gateway, &[(4, 0)]);
+        let heads = (0..60).map(|number| 2 * number + 1);
+        heads.for_each(|stream| raw.head(stream, END_STREAM, &request(b"GET", b"/?bytes=100000", &[])));
+        let answers = std::iter::from_fn(|| raw.until(|frame| matches!(frame.kind, HEADERS | RST_STREAM)));
+        let refused = answers.take(60).filter(|frame| frame.kind == RST_STREAM).count();
+        60 - refused
+    };
+    let (few, many) = (waiting(200_000), waiting(1_000_000));
+    assert!(few < many / 2, "{few} and {many}");
 }
 
 #[test]

@@ -65,11 +65,14 @@ fn http_2_clients_get_goaway_and_their_streams_finish() {
 
 #[test]
 fn a_request_that_never_ends_is_cut_at_the_deadline() {
-    let gateway = Start::with(&everything_to(&[echo()])).set("drainSeconds", json!(1)).ready();
+    let gateway = Start::with(&everything_to(&[echo()])).set("drainSeconds", json!(4)).ready();
     let mut endless = client::connect(gateway.http);
     endless.send("GET /?delay=60000 HTTP/1.1\r\nHost: a.test\r\n\r\n");
     eventually("the request", || (gateway.metric("sluicegate_upstream_inflight", &[]) == 1.0).then_some(()));
+    let mut idle = client::connect(gateway.http);
+    assert_eq!(idle.request("GET", "a.test", "/", &[]).status, 200);
     gateway.signal("TERM");
+    gateway.wait_closed("Draining", 1);
     assert!(gateway.wait_exit().success());
 }
 

@@ -82,6 +82,7 @@ fn the_ladder_is_climbed_by_whoever_holds_much_and_left_when_they_go() {
     let mut attack = Attack::on(&gateway);
     attack.until(&gateway, 2);
     assert!(idle.is_closed(), "who only waits goes first");
+    assert!(gateway.metric("sluicegate_connections_closed_total", &["MemoryPressure"]) >= 1.0);
     attack.until(&gateway, 3);
     asking.send("test\r\n\r\n");
     let answer = asking.read(false);

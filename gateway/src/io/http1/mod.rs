@@ -23,6 +23,7 @@ use super::linger::linger;
 use super::rest;
 use super::schedule::Standing;
 use super::worker::IDLE_GRACE;
+use crate::observe::Closing;
 use crate::observe::cells::Rejection;
 use crate::observe::refused_head::RefusedHead;
 use crate::phase::canonical::Refused;
@@ -40,24 +41,31 @@ impl Serve {
         let stall = Duration::from_secs(settings.timeouts.client_write.into());
         let patience = Duration::from_secs(settings.timeouts.stream.into());
         let mut incoming = Incoming::new(stream);
-        let mut limit = Duration::from_secs(settings.timeouts.first_byte.into());
+        let (mut limit, mut late) = (Duration::from_secs(settings.timeouts.first_byte.into()), Closing::FirstByte);
         let mut left = requests_of_a_connection(settings.limits.requests_per_connection);
         let ends_at = settings.connection_age().map(|age| Instant::now() + age);
         loop {
             let young = ends_at.map(|at| at.saturating_duration_since(Instant::now()));
             // One that has only just become too old may have a request on its way already.
-            let limit_now = young.map_or(limit, |young| limit.min(young.max(IDLE_GRACE)));
-            let request = match self.next_request(&mut incoming, limit_now).await {
+            let (limit_now, late_now) = match young.map(|young| young.max(IDLE_GRACE)) {
+                Some(young) if young < limit => (young, Closing::ConnectionAge),
+                _ => (limit, late),
+            };
+            let request = match self.next_request(&mut incoming, limit_now, late_now).await {
                 Ok(request) => request,
-                Err(Ended::Silently) => return refuse::close(incoming.stream).await,
+                Err(Ended::Silently | Ended::Late) => return refuse::close(incoming.stream).await,
                 Err(Ended::Refused(refused)) => {
                     let (stream, head) = incoming.into_parts();
                     return self.refuse(stream, head, info, refused).await;
                 }
             };
-            limit = keep_alive;
+            (limit, late) = (keep_alive, Closing::KeepAlive);
             left -= 1;
-            let is_last = left == 0 || ends_at.is_some_and(|at| at <= Instant::now());
+            let is_old = ends_at.is_some_and(|at| at <= Instant::now());
+            let is_last = left == 0 || is_old;
+            if is_last {
+                self.cells.close(if is_old { Closing::ConnectionAge } else { Closing::RequestsPerConnection });
+            }
             let takes = Stall { limit: stall, memory: self.shared.memory.clone() };
             let has_body = request.framing != Framing::None;
             info.lending.begin(request.canonical, is_last);
@@ -87,15 +95,25 @@ impl Serve {
                         tokio::task::yield_now().await;
                     }
                 }
-                Some(left) if !info.is_cut.load(Ordering::Relaxed) => return linger(left.incoming.stream).await,
+                Some(left) if !info.is_cut.load(Ordering::Relaxed) => {
+                    if *self.draining.borrow() && !is_last {
+                        self.cells.close(Closing::Draining);
+                    }
+                    return linger(left.incoming.stream).await;
+                }
                 Some(_) => return,
                 None => return,
             }
         }
     }
 
-    /// Waits for a request, for its first byte so long as `limit`.
-    async fn next_request(&self, incoming: &mut Incoming<Stream>, limit: Duration) -> Result<Request, Ended> {
+    /// Waits for a request, for its first byte so long as `limit`; `late`: what it is when that is over.
+    async fn next_request(
+        &self,
+        incoming: &mut Incoming<Stream>,
+        limit: Duration,
+        late: Closing,
+    ) -> Result<Request, Ended> {
         let limits = self.shared.settings.limits.head();
         let mut draining = self.draining.clone();
         let ending = async {
@@ -103,12 +121,20 @@ impl Serve {
             tokio::time::sleep(IDLE_GRACE).await;
         };
         if !incoming.has_begun() {
-            let idle = self.idle.enter();
-            tokio::select! {
+            let mut idle = self.idle.enter();
+            let why = tokio::select! {
                 biased;
-                begun = incoming.begin(limit) => begun?,
-                () = ending => return Err(Ended::Silently),
-                () = idle.told_to_end() => return Err(Ended::Silently),
+                begun = incoming.begin(limit) => match begun {
+                    Ok(()) => None,
+                    Err(Ended::Late) => Some(late),
+                    Err(ended) => return Err(ended),
+                },
+                () = ending => Some(Closing::Draining),
+                why = idle.told_to_end() => Some(why),
+            };
+            if let Some(why) = why {
+                self.cells.close(why);
+                return Err(Ended::Silently);
             }
         }
         let whole = Duration::from_secs(self.shared.settings.timeouts.head.into());

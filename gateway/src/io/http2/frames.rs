@@ -9,11 +9,8 @@ use tokio::sync::Notify;
 
 use super::wire::{Frame, kind};
 
-/// What is left over for frames that belong to no request, to begin with and at most.
-const ALLOWANCE: f64 = 1000.0;
-
-/// What comes in addition each second.
-const PER_SECOND: f64 = 100.0;
+/// What comes each second in addition to what is left over for frames that belong to no request: a part of what that is at most.
+const PART_PER_SECOND: f64 = 0.1;
 
 /// Bytes to the client that allow one frame more: who takes much has to open windows often.
 const BYTES_EACH: f64 = 1024.0;
@@ -104,7 +101,9 @@ impl Watched {
 
 /// Weighs the frames of a client.
 pub struct FrameWatch {
+    /// What is left over for frames that belong to no request, and what that is to begin with and at most.
     left: f64,
+    most: f64,
     since: Instant,
     /// Work that the client may still cause, and when that was so.
     work: f64,
@@ -114,16 +113,17 @@ pub struct FrameWatch {
 }
 
 impl FrameWatch {
-    /// Nothing was sent yet. `trusted`: by a proxy of ours.
-    pub fn new(now: Instant, trusted: bool) -> Self {
+    /// Nothing was sent yet. `frames`: so many belong to no request, at once; `trusted`: it is a proxy of ours.
+    pub fn new(now: Instant, frames: usize, trusted: bool) -> Self {
         let factor = if trusted { TRUSTED_FACTOR } else { 1.0 };
-        FrameWatch { left: ALLOWANCE * factor, since: now, work: FIRST_WORK * factor, worked: now, factor }
+        let most = frames as f64 * factor;
+        FrameWatch { left: most, most, since: now, work: FIRST_WORK * factor, worked: now, factor }
     }
 
     /// Bytes went to the client.
     pub fn sent(&mut self, count: usize) {
         let frames = count as f64 / BYTES_EACH;
-        self.left = (self.left + frames).min(ALLOWANCE * self.factor);
+        self.left = (self.left + frames).min(self.most);
         self.work = (self.work + frames * CONTROL_WORK).min(WORK * self.factor);
     }
 
@@ -164,9 +164,9 @@ impl FrameWatch {
     }
 
     fn pay(&mut self, cost: f64, now: Instant, watched: &Watched) {
-        let earned = now.saturating_duration_since(self.since).as_secs_f64() * PER_SECOND * self.factor;
+        let earned = now.saturating_duration_since(self.since).as_secs_f64() * PART_PER_SECOND * self.most;
         self.since = now;
-        self.left = (self.left + earned).min(ALLOWANCE * self.factor) - cost;
+        self.left = (self.left + earned).min(self.most) - cost;
         if self.left < 0.0 {
             watched.spend();
         }
@@ -184,7 +184,7 @@ mod tests {
     /// Whether so many of a frame are too many, at once or one each so often.
     fn is_spent(frame: Frame, count: usize, each: Duration, sent: usize) -> bool {
         let (begun, watched) = (Instant::now(), Watched::default());
-        let mut watch = FrameWatch::new(begun, false);
+        let mut watch = FrameWatch::new(begun, 1000, false);
         for number in 0..count {
             watch.sent(sent);
             watch.frame(&frame, begun + each * u32::try_from(number).unwrap(), &watched);
@@ -216,7 +216,7 @@ mod tests {
         let begun = Instant::now();
         // How long it takes turns.
         let turns = |frame: Frame, count: usize, trusted: bool| {
-            let mut watch = FrameWatch::new(begun, trusted);
+            let mut watch = FrameWatch::new(begun, 1000, trusted);
             (0..count).for_each(|_| watch.frame(&frame, begun, &Watched::default()));
             watch.takes_turns_until(begun).duration_since(begun)
         };
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn a_head_that_has_not_ended_is_seen() {
         let (now, watched) = (Instant::now(), Watched::default());
-        let mut watch = FrameWatch::new(now, false);
+        let mut watch = FrameWatch::new(now, 1000, false);
         watch.frame(&frame(1, 0, 3), now, &watched);
         assert!(watched.is_in_head());
         watch.frame(&frame(9, 4, 3), now, &watched);

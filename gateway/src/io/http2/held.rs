@@ -156,8 +156,7 @@ impl Drop for Held {
 
 #[cfg(test)]
 mod tests {
-    use super::super::streams::BUDGET;
-    use super::super::streams::tests::{goes, served, streams};
+    use super::super::streams::tests::{BUDGET, goes, served, streams};
     use super::*;
 
     #[test]

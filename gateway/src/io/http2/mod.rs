@@ -36,9 +36,10 @@ use super::pressure::{Pressure, SHORT_STALL};
 use super::rest;
 use super::turns::behind_others;
 use crate::observe::cells::{Cells, Rejection};
+use crate::observe::closing::Closing;
 use crate::observe::refused_head::RefusedHead;
 use accept::{Accepted, accept};
-use frames::Watched;
+use frames::{FrameWatch, Watched};
 use group::Group;
 use open::SEND_BUFFER;
 use refusals::Refusals;
@@ -58,13 +59,6 @@ const ABRUPT_LIMIT: Duration = Duration::from_secs(1);
 
 /// Streams that are still served after a connection has served its requests: those that were on their way when it was told, and more.
 const LATE_STREAMS: usize = 1000;
-
-/// Windows: what a client may send before it is read, by stream and in all.
-const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-
-/// The same of a trusted proxy, which carries many clients.
-const TRUSTED_WINDOW: u32 = 8 * CONNECTION_WINDOW;
 
 /// What small DATA frames cost that the endpoint has not taken: 256 bytes each, less their length. Others are no message of anybody's: the
 /// library ends the connection.
@@ -93,7 +87,8 @@ struct State {
 
 impl State {
     /// No new streams; those that are open, and those already on their way, are still served.
-    fn end_gracefully(&mut self) {
+    fn end_gracefully(&mut self, cells: &Cells, why: Closing) {
+        cells.close(why);
         self.connection.graceful_shutdown();
         self.told = true;
     }
@@ -116,21 +111,29 @@ impl Serve {
             socket_digest: stream.get_socket_digest(),
         };
         let watched = Arc::new(Watched::default());
-        let (streams, mut ended) = Streams::new(info.connection.trusted, self.shared.memory.clone());
-        let (refusals, frames, of) = (Arc::new(Refusals::default()), self.frames.clone(), &info.connection);
-        let watching = WatchedStream::new(stream, watched.clone(), streams.clone(), refusals.clone(), frames, of);
+        let trusted = info.connection.trusted;
+        let http2 = settings.limits.http2.of(trusted);
+        let (streams, mut ended) = Streams::new(&http2, self.shared.memory.clone());
+        let (refusals, turns, of) = (Arc::new(Refusals::default()), self.frames.clone(), &info.connection);
+        let watch = FrameWatch::new(std::time::Instant::now(), http2.frames, trusted);
+        let watching = WatchedStream::new(stream, watched.clone(), watch, streams.clone(), refusals.clone(), turns, of);
         let _counts = CountsAtTheEnd(refusals.clone(), self.cells.clone());
         let stream: Stream = Box::new(watching);
-        let trusted = info.connection.trusted;
+        let (stream_window, connection_window) = http2.windows();
         let mut options = default_h2_options();
         options
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(if trusted { TRUSTED_WINDOW } else { CONNECTION_WINDOW })
+            .max_concurrent_streams(u32::try_from(http2.streams).unwrap_or(u32::MAX))
+            .initial_window_size(stream_window)
+            .initial_connection_window_size(connection_window)
             .data_frame_budget(if trusted { 8 * SMALL_FRAMES } else { SMALL_FRAMES })
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(u32::try_from(settings.limits.head_bytes).unwrap_or(u32::MAX));
         let limit = Duration::from_secs(settings.timeouts.handshake.into());
-        let Ok(Ok(connection)) = timeout(limit, handshake(stream, Some(options))).await else { return };
+        let connection = match timeout(limit, handshake(stream, Some(options))).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(_)) => return,
+            Err(_) => return self.cells.close(Closing::Preface),
+        };
         let mut state = State {
             connection,
             told: false,
@@ -165,7 +168,7 @@ impl Serve {
             }
             let idle_until = waiting.as_ref().map(|(_, until)| *until);
             let told_to_end = async {
-                match &waiting {
+                match &mut waiting {
                     Some((waiting, _)) => waiting.told_to_end().await,
                     None => std::future::pending().await,
                 }
@@ -173,16 +176,16 @@ impl Serve {
             let accepted = tokio::select! {
                 biased;
                 _ = draining.wait_for(|draining| *draining), if !state.told => {
-                    state.end_gracefully();
+                    state.end_gracefully(&self.cells, Closing::Draining);
                     continue;
                 }
                 // Not before its first request: a client that is told to go before it has asked anything comes back at once.
                 _ = pressure.wait_for(|step| *step >= Pressure::NoKeepAlive), if !state.told && state.served => {
-                    state.end_gracefully();
+                    state.end_gracefully(&self.cells, Closing::MemoryPressure);
                     continue;
                 }
                 () = until(old_at), if !state.told => {
-                    state.end_gracefully();
+                    state.end_gracefully(&self.cells, Closing::ConnectionAge);
                     continue;
                 }
                 () = watched.changed() => {
@@ -211,12 +214,12 @@ impl Serve {
                 }
                 accepted = accept(&mut state.connection, &of_next) => accepted,
                 () = until(idle_until) => {
-                    state.end_gracefully();
+                    state.end_gracefully(&self.cells, Closing::KeepAlive);
                     state.ends_at = Some(Instant::now() + GOAWAY_LIMIT);
                     continue;
                 }
-                () = told_to_end => {
-                    state.end_gracefully();
+                why = told_to_end => {
+                    state.end_gracefully(&self.cells, why);
                     state.ends_at = Some(Instant::now() + ABRUPT_LIMIT);
                     continue;
                 }
@@ -251,7 +254,7 @@ impl Serve {
                         state.end_abruptly(ErrorCode::ENHANCE_YOUR_CALM);
                     }
                     if state.left == 0 && !state.told {
-                        state.end_gracefully();
+                        state.end_gracefully(&self.cells, Closing::RequestsPerConnection);
                     }
                 }
                 Some(Accepted::Malformed(stream)) => {

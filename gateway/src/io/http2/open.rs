@@ -10,8 +10,8 @@ use super::wire::{Frame, kind};
 /// What the library keeps of an answer, at most.
 pub const SEND_BUFFER: usize = 16 * 1024;
 
-/// Most streams that can be open: a few times what the client was told, since it may reset some and open others before it hears of either.
-const MOST: usize = 400;
+/// How many times as many streams can be open as the client was told, since it may reset some and open others before it hears of either.
+const TIMES: usize = 4;
 
 /// What so many bytes cost: the library has some 350 for each piece as well, of which it makes room for up to twice as many as there are.
 pub const fn cost(bytes: usize) -> usize {
@@ -33,6 +33,8 @@ pub struct Open {
     answering: usize,
     /// Frames with heads and data that have gone out.
     gone: u64,
+    /// Most streams that can be open.
+    most: usize,
 }
 
 /// A stream's way.
@@ -97,6 +99,11 @@ pub struct Seen {
 }
 
 impl Open {
+    /// Of a connection that may have so many streams at a time.
+    pub fn new(streams: usize) -> Open {
+        Open { most: TIMES * streams, ..Open::default() }
+    }
+
     /// A frame came from the client, whose header has. False: more streams are open than can be.
     pub fn came(&mut self, frame: &Frame) -> bool {
         match frame.kind {
@@ -110,7 +117,7 @@ impl Open {
         if frame.ends_stream() {
             self.change(frame.stream, |way| way.is_asked = true);
         }
-        self.ways.len() <= MOST
+        self.ways.len() <= self.most
     }
 
     /// A frame has gone to the client. Tells where a stream has ended thereby that was never accepted.
@@ -279,7 +286,7 @@ mod tests {
 
     /// Streams that the client has opened, and that are served.
     fn opened(streams: &[u32], flags: u8) -> Open {
-        let mut open = Open::default();
+        let mut open = Open::new(100);
         for stream in streams {
             assert!(open.came(&frame(kind::HEADERS, flags, *stream, 10)));
             open.serves(*stream);
@@ -418,10 +425,10 @@ mod tests {
 
     #[test]
     fn more_streams_than_can_be_are_told() {
-        let mut open = Open::default();
+        let mut open = Open::new(100);
         let opens = |number: usize| frame(kind::HEADERS, 0, 2 * number as u32 + 1, 10);
-        assert!((0..MOST).all(|number| open.came(&opens(number))));
-        assert!(!open.came(&opens(MOST)));
+        assert!((0..400).all(|number| open.came(&opens(number))));
+        assert!(!open.came(&opens(400)));
     }
 
     #[test]

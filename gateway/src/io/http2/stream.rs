@@ -61,6 +61,7 @@ impl WatchedStream {
     pub fn new(
         inner: Stream,
         watched: Arc<Watched>,
+        watch: FrameWatch,
         streams: Arc<Streams>,
         refusals: Arc<Refusals>,
         turns: Arc<Turns>,
@@ -70,7 +71,7 @@ impl WatchedStream {
             inner,
             incoming: Reader::of_client(),
             outgoing: Reader::of_server(),
-            watch: FrameWatch::new(Instant::now(), of.trusted),
+            watch,
             watched,
             streams,
             refusals,
@@ -254,7 +255,8 @@ mod tests {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         let of = Connection::new(Scheme::Https, address, address);
         let (refusals, turns) = (Arc::default(), Arc::default());
-        (WatchedStream::new(Box::new(server), Arc::default(), streams(), refusals, turns, &of), client)
+        let watch = FrameWatch::new(Instant::now(), 1000, false);
+        (WatchedStream::new(Box::new(server), Arc::default(), watch, streams(), refusals, turns, &of), client)
     }
 
     #[tokio::test]

@@ -12,13 +12,7 @@ use super::held::{Held, KEPT_PART};
 use super::open::{self, Ended, Open, SEND_BUFFER};
 use super::wire::{Frame, kind};
 use crate::io::pressure::Ladder;
-
-/// Most bytes that a connection's requests, and what is not sent of their answers, may hold at a time. A client that sends the largest heads
-/// on every stream, and takes no answer, gets no further.
-pub const BUDGET: usize = 1_000_000;
-
-/// The same for a trusted proxy.
-pub const TRUSTED_BUDGET: usize = 8 * BUDGET;
+use crate::settings::Http2Settings;
 
 /// What a stream costs besides its head.
 const EACH: usize = 2 * 1024;
@@ -54,6 +48,8 @@ pub struct Streams {
     /// Bytes of bodies that are kept, to be sent once more.
     pub(super) kept: AtomicUsize,
     open: Mutex<Open>,
+    /// Most bytes that requests, and what is not sent of their answers, may hold at a time. A client that sends the largest heads on every
+    /// stream, and takes no answer, gets no further.
     pub(super) budget: usize,
     memory: Arc<Ladder>,
     ended: watch::Sender<()>,
@@ -72,10 +68,9 @@ pub struct Served {
 }
 
 impl Streams {
-    /// None yet; what is received is told when one ends. `trusted`: the connection is a proxy's of ours, and carries many clients.
-    pub fn new(trusted: bool, memory: Arc<Ladder>) -> (Arc<Streams>, watch::Receiver<()>) {
+    /// None yet; what is received is told when one ends. `settings`: those of the connection.
+    pub fn new(settings: &Http2Settings, memory: Arc<Ladder>) -> (Arc<Streams>, watch::Receiver<()>) {
         let (ended, receiver) = watch::channel(());
-        let budget = if trusted { TRUSTED_BUDGET } else { BUDGET };
         let streams = Streams {
             count: AtomicUsize::default(),
             begin: Mutex::new(Begin::new(Instant::now())),
@@ -83,8 +78,8 @@ impl Streams {
             moved: Notify::new(),
             held: AtomicUsize::default(),
             kept: AtomicUsize::default(),
-            open: Mutex::default(),
-            budget,
+            open: Mutex::new(Open::new(settings.streams)),
+            budget: settings.held_bytes,
             memory,
             ended,
         };
@@ -300,8 +295,11 @@ pub(super) mod tests {
 
     /// Of a client, where there is memory enough.
     pub fn streams() -> Arc<Streams> {
-        Streams::new(false, Arc::new(Ladder::new(1 << 30))).0
+        Streams::new(&Http2Settings::default(), Arc::new(Ladder::new(1 << 30))).0
     }
+
+    /// What it may hold.
+    pub const BUDGET: usize = 1_000_000;
 
     fn frame(kind: u8, flags: u8, stream: u32, length: usize) -> Frame {
         Frame { length, kind, flags, stream, code: 0 }
@@ -409,7 +407,7 @@ pub(super) mod tests {
     #[tokio::test(start_paused = true)]
     async fn where_memory_is_scarce_nobody_waits_for_long() {
         let memory = Arc::new(Ladder::new(1000));
-        let streams = Streams::new(false, memory.clone()).0;
+        let streams = Streams::new(&Http2Settings::default(), memory.clone()).0;
         let mut all = served(&streams, 2);
         assert!(all[0].may_begin().await);
         all[0].held.ahead(BUDGET);
@@ -508,7 +506,7 @@ pub(super) mod tests {
     #[tokio::test(start_paused = true)]
     async fn requests_that_are_not_ended_have_room_until_memory_runs_short() {
         let memory = Arc::new(Ladder::new(1 << 30));
-        let (streams, _ended) = Streams::new(false, memory.clone());
+        let (streams, _ended) = Streams::new(&Http2Settings::default(), memory.clone());
         let mut uploads = Vec::new();
         for stream in (1..200).step_by(2) {
             streams.came(&frame(kind::HEADERS, 0, stream, 10));
@@ -528,7 +526,7 @@ pub(super) mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_trusted_proxy_carries_many_clients() {
-        let (streams, _ended) = Streams::new(true, Arc::new(Ladder::new(1 << 30)));
+        let (streams, _ended) = Streams::new(&Http2Settings::default().of(true), Arc::new(Ladder::new(1 << 30)));
         let begun = Instant::now();
         for stream in &mut served(&streams, 100) {
             assert!(stream.may_begin().await);

@@ -21,7 +21,7 @@ fn check(bytes: &[u8], random: &mut StdRng) -> Taken {
     let now = Instant::now();
     let seen = |pieces: &[&[u8]]| {
         let (mut reader, mut sent, mut open) = (Reader::of_client(), Reader::of_server(), Open::default());
-        let (mut watch, watched) = (FrameWatch::new(now, false), Watched::default());
+        let (mut watch, watched) = (FrameWatch::new(now, 1000, false), Watched::default());
         let (mut are_few, mut ended) = (true, Vec::new());
         for piece in pieces {
             let (mut rest, mut going) = (*piece, *piece);
