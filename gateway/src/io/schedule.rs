@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use super::turns::everything_else;
 
 /// Microseconds of each round that belong to connections that do not come first, at least and at most.
-const PART: i64 = 150;
+const PART: i64 = 100;
 const MOST_PART: i64 = 10_000;
 
 /// The part of a long round that does: however many come first, the others have so much of the worker's time, until its rounds take so many times
@@ -398,7 +398,7 @@ mod tests {
 
     #[test]
     fn the_longer_rounds_are_the_longer_is_that_part() {
-        for (micros, expected) in [(0, 150), (1_000, 150), (2_000, 250), (40_000, 5_000), (1_000_000, 10_000)] {
+        for (micros, expected) in [(0, 100), (800, 100), (2_000, 250), (40_000, 5_000), (1_000_000, 10_000)] {
             assert_eq!(part(Duration::from_micros(micros)), expected, "{micros}");
         }
     }

@@ -30,7 +30,7 @@ const LONGEST: Duration = Duration::from_millis(1);
 
 /// How many times as long as a step took everything else is waited for at most, for more rounds than one: a worker that has more to do than it can
 /// goes on with what takes turns in a quarter of its time.
-const SHARE: u32 = 3;
+const SHARE: u32 = 7;
 
 /// The turns of a worker for one kind of work.
 #[derive(Debug)]
