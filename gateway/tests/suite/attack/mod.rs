@@ -145,7 +145,19 @@ pub fn start_with(mut limits: Value, timeouts: Value) -> Limited {
         Some(group) => start.in_group(group.processes()),
         None => start,
     };
-    Limited { gateway: start.ready(), group }
+    let gateway = start.ready();
+    come_first(&gateway);
+    Limited { gateway, group }
+}
+
+/// What else the machine does on the gateway's CPU comes behind it, as far as that may be (nice(2)): a daemon of `nice -10` kept it from its
+/// CPU for ten milliseconds at a time.
+fn come_first(gateway: &Gateway) {
+    for thread in std::fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap() {
+        let thread = thread.unwrap().file_name();
+        // It takes CAP_SYS_NICE.
+        let _ = std::process::Command::new("renice").args(["-n", "-20", "-p"]).arg(thread).output();
+    }
 }
 
 /// A line of `/proc/PID/status`, in bytes.
