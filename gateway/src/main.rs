@@ -7,6 +7,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     sluicegate_process::memory::use_small_pages();
-    sluicegate_process::environment::load_no_authorities();
+    sluicegate_process::foreign::load_no_authorities();
     sluicegate::cli::main()
 }

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use sluicegate_process::memory::Memory;
+use sluicegate_process::memory::{Memory, give_back_on_a_thread};
 use sluicegate_process::resources;
 use sluicegate_process::{EXIT_BIND, EXIT_USAGE, log};
 use sluicegate_snapshot::Mode;
@@ -190,6 +190,7 @@ fn share(
     let in_use = Memory::new(settings.limits.memory);
     let memory = Arc::new(Ladder::new(in_use.limit().unwrap_or(u64::MAX)));
     memory.watch(in_use).map_err(|error| StartError::new("memory", error))?;
+    give_back_on_a_thread().map_err(|error| StartError::new("memory", error))?;
     Ok(Shared {
         memory,
         room: Room::new(requests, workers, settings.limits.http2.streams),

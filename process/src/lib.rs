@@ -2,7 +2,7 @@
 //! frames of [`sluicegate_snapshot::wire`] over HTTP/2. Nothing of the product's meaning is here.
 
 pub mod cli;
-pub mod environment;
+pub mod foreign;
 pub mod frames;
 pub mod log;
 pub mod memory;

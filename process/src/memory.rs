@@ -1,6 +1,9 @@
 //! How the process uses memory, how much it may use, and how much it does.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::foreign::give_back_memory;
 
 /// Has the kernel back memory with small pages only. The allocator (mimalloc) asks for transparent huge pages where the machine gives
 /// them on request, and a huge page of which a part is used counts whole: at 5,000 routes a gateway took 75 MiB with them and 48 MiB
@@ -9,6 +12,29 @@ use std::path::{Path, PathBuf};
 /// A kernel that refuses changes nothing but that.
 pub fn use_small_pages() {
     let _ = rustix::thread::disable_transparent_huge_pages(true);
+}
+
+/// How often memory is given back: oftener than any other thread looks for what is free.
+const GIVE_BACK_EVERY: Duration = Duration::from_millis(20);
+
+/// How much less than others the thread that does so is worth: it has time.
+const NICE: i32 = 10;
+
+/// Has a thread of its own give memory back to the kernel that has been free for a second. The allocator has it done by the thread that happens to
+/// notice: a worker whose clients had gone was kept from all others for 24 ms by one request (docs/adr/0042).
+///
+/// # Errors
+/// The thread cannot be started.
+pub fn give_back_on_a_thread() -> std::io::Result<()> {
+    std::thread::Builder::new().name("give-back".to_owned()).spawn(|| {
+        // As important as the others where that is refused.
+        let _ = rustix::process::nice(NICE);
+        loop {
+            std::thread::park_timeout(GIVE_BACK_EVERY);
+            give_back_memory();
+        }
+    })?;
+    Ok(())
 }
 
 /// The control group of the process, where it or one above it limits memory.
@@ -161,6 +187,26 @@ mod tests {
         std::fs::write(group.join("memory.stat"), "inactive_file 4096\ntotal_inactive_file 4096\n").unwrap();
         let lowest = Group::lowest(root.path(), own).unwrap();
         assert_eq!((lowest.limit, lowest.used()), (512 << 20, Some(4096)));
+    }
+
+    #[test]
+    fn memory_is_given_back_by_a_thread_that_is_worth_less() {
+        /// Threads of this name, and how nice they are (proc_pid_stat(5)).
+        fn niceness(name: &str) -> Vec<i32> {
+            let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+            let stats = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok());
+            let of_name =
+                stats.filter_map(|stat| stat.split_once(&format!("({name}) ")).map(|(_, rest)| rest.to_owned()));
+            of_name.map(|rest| rest.split(' ').nth(16).unwrap().parse().unwrap()).collect()
+        }
+        give_back_on_a_thread().unwrap();
+        let begun = std::time::Instant::now();
+        while niceness("give-back") != [NICE] {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", niceness("give-back"));
+            std::thread::yield_now();
+        }
+        let own = std::thread::current().name().unwrap()[..15].to_owned();
+        assert!(niceness(&own).iter().all(|nice| *nice == 0), "it alone");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The environment that libraries of the process read. The one module with `unsafe` code: see its last lines.
+//! What libraries in other languages are told, for which there is no safe call: the one module with `unsafe` code.
 #![allow(unsafe_code)]
 
 /// What OpenSSL reads the system's authorities from, all at once, whenever a context for clients is made.
@@ -17,4 +17,11 @@ pub fn load_no_authorities() {
         // no other thread.
         unsafe { std::env::set_var(AUTHORITIES, "/dev/null") };
     }
+}
+
+/// Has the allocator (mimalloc) give back to the kernel what has been free for a second. Whoever calls it pays for all threads.
+pub(crate) fn give_back_memory() {
+    // SAFETY: it takes no pointer and frees nothing that is in use, and any thread may call it at any time; where another allocator is the
+    // program's, there is nothing to give back.
+    unsafe { libmimalloc_sys::mi_collect(false) };
 }
