@@ -19,7 +19,7 @@ pub const fn cost(bytes: usize) -> usize {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Open {
     ways: BTreeMap<u32, Way>,
     /// The last stream that was opened.
@@ -101,7 +101,16 @@ pub struct Seen {
 impl Open {
     /// Of a connection that may have so many streams at a time.
     pub fn new(streams: usize) -> Open {
-        Open { most: TIMES * streams, ..Open::default() }
+        Open {
+            ways: BTreeMap::new(),
+            last: 0,
+            unsent: 0,
+            waiting: 0,
+            asking: 0,
+            answering: 0,
+            gone: 0,
+            most: TIMES * streams,
+        }
     }
 
     /// A frame came from the client, whose header has. False: more streams are open than can be.

@@ -20,7 +20,7 @@ fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
 fn check(bytes: &[u8], random: &mut StdRng) -> Taken {
     let now = Instant::now();
     let seen = |pieces: &[&[u8]]| {
-        let (mut reader, mut sent, mut open) = (Reader::of_client(), Reader::of_server(), Open::default());
+        let (mut reader, mut sent, mut open) = (Reader::of_client(), Reader::of_server(), Open::new(100));
         let (mut watch, watched) = (FrameWatch::new(now, 1000, false), Watched::default());
         let (mut are_few, mut ended) = (true, Vec::new());
         for piece in pieces {
