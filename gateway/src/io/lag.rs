@@ -16,16 +16,13 @@ const TIMER: Duration = Duration::from_millis(2);
 
 /// Measures a worker for as long as it lives.
 pub async fn measure(cells: Arc<Cells>) {
-    let mut due = Instant::now();
     loop {
-        due += EVERY;
+        let due = Instant::now() + EVERY;
         sleep_until(due).await;
         let waited = due.elapsed().saturating_sub(TIMER);
         let ready = Instant::now();
         everything_else().await;
         cells.late(waited + ready.elapsed());
-        // What was left out while the worker was late is not made up for.
-        due = due.max(Instant::now() - EVERY);
     }
 }
 

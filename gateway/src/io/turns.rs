@@ -29,7 +29,7 @@ const ROUND: Duration = Duration::from_micros(100);
 const LONGEST: Duration = Duration::from_millis(1);
 
 /// How many times as long as a step took everything else is waited for at most, for more rounds than one: a worker that has more to do than it can
-/// goes on with what takes turns in a quarter of its time.
+/// goes on with what takes turns in an eighth of its time.
 const SHARE: u32 = 7;
 
 /// The turns of a worker for one kind of work.

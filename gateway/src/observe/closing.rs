@@ -17,7 +17,7 @@ pub enum Closing {
     NoRoom,
     /// It waited for a request, or was served, while memory ran short.
     MemoryPressure,
-    /// The gateway ends.
+    /// The gateway ends: it waited for a request, or was served meanwhile.
     Draining,
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{
@@ -62,6 +62,22 @@ impl GatewayCollector {
         self.shared.cells.iter().map(|cells| read(cells)).sum()
     }
 
+    /// A counter with one label, of which all values are known. `name`: and what it is.
+    fn counted<T: Copy>(
+        &self,
+        (name, help): (&str, &str),
+        label: &str,
+        values: &[(T, &str)],
+        cell: impl Fn(&super::Cells, T) -> &AtomicU64,
+    ) -> MetricFamily {
+        let mut counted = family(name, help, MetricType::COUNTER);
+        for (value, text) in values {
+            let count: u64 = self.cell_sum(|cells| cell(cells, *value).load(Ordering::Relaxed));
+            counter(&mut counted, &[(label, text)], count);
+        }
+        counted
+    }
+
     fn lags(&self) -> MetricFamily {
         let help = "How long what is ready waits for a worker; measured ten times a second.";
         let mut lags = family("sluicegate_worker_lag_seconds", help, MetricType::HISTOGRAM);
@@ -81,30 +97,27 @@ impl GatewayCollector {
             gauge(&mut open, &[("scheme", scheme)], now as f64);
             counter(&mut accepted, &[("scheme", scheme)], ever);
         }
-        let mut handshakes =
-            family("sluicegate_tls_handshakes_total", "TLS handshakes with clients.", MetricType::COUNTER);
-        for (outcome, label) in Handshake::ALL {
-            let count: u64 = self.cell_sum(|cells| cells.handshakes[outcome as usize].load(Ordering::Relaxed));
-            counter(&mut handshakes, &[("outcome", label)], count);
-        }
-        let mut rejected = family(
-            "sluicegate_rejected_total",
-            "Connections and streams refused before a request was routed.",
-            MetricType::COUNTER,
+        let handshakes = self.counted(
+            ("sluicegate_tls_handshakes_total", "TLS handshakes with clients."),
+            "outcome",
+            &Handshake::ALL,
+            |cells, outcome| &cells.handshakes[outcome as usize],
         );
-        for (why, label) in Rejection::ALL {
-            let count: u64 = self.cell_sum(|cells| cells.rejected[why as usize].load(Ordering::Relaxed));
-            counter(&mut rejected, &[("reason", label)], count);
-        }
-        let mut closed = family(
-            "sluicegate_connections_closed_total",
-            "Client connections that the gateway ended, whose clients did nothing wrong.",
-            MetricType::COUNTER,
+        let rejected = self.counted(
+            ("sluicegate_rejected_total", "Connections and streams refused before a request was routed."),
+            "reason",
+            &Rejection::ALL,
+            |cells, why| &cells.rejected[why as usize],
         );
-        for (why, label) in Closing::ALL {
-            let count: u64 = self.cell_sum(|cells| cells.closed[why as usize].load(Ordering::Relaxed));
-            counter(&mut closed, &[("reason", label)], count);
-        }
+        let closed = self.counted(
+            (
+                "sluicegate_connections_closed_total",
+                "Client connections that the gateway ended, whose clients did nothing wrong.",
+            ),
+            "reason",
+            &Closing::ALL,
+            |cells, why| &cells.closed[why as usize],
+        );
         vec![open, accepted, handshakes, rejected, closed]
     }
 

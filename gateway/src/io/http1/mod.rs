@@ -96,7 +96,7 @@ impl Serve {
                     }
                 }
                 Some(left) if !info.is_cut.load(Ordering::Relaxed) => {
-                    if *self.draining.borrow() && !is_last {
+                    if *self.draining.borrow() && !is_last && info.refusal.get().is_none() {
                         self.cells.close(Closing::Draining);
                     }
                     return linger(left.incoming.stream).await;
