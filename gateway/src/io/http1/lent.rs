@@ -298,3 +298,39 @@ impl GetSocketDigest for Lent {
         self.stream()?.get_socket_digest()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::io::schedule::{Scheduled, is_long};
+    use crate::phase::{Connection, Scheme};
+
+    #[tokio::test]
+    async fn others_come_between_two_pieces_of_a_body_in_a_long_step() {
+        const LENGTH: usize = 10_000;
+        let (mut client, server) = duplex(2 * LENGTH);
+        client.write_all(&[b'x'; LENGTH]).await.unwrap();
+        let address = "127.0.0.1:1".parse().unwrap();
+        let info = Arc::new(ClientInfo::new(Connection::new(Scheme::Http, address, address), None));
+        let stall = Stall { limit: REST, memory: Arc::new(Ladder::new(1 << 30)) };
+        let mut lent = Lent::new(Incoming::new(Box::new(server)), Framing::Length(LENGTH as u64), info, stall);
+        let mut pieces = vec![];
+        let mut left = LENGTH;
+        let reads = std::future::poll_fn(|cx| {
+            pieces.push(0);
+            while !is_long() {}
+            while left > 0 {
+                let mut bytes = [0; 1000];
+                let mut buf = ReadBuf::new(&mut bytes);
+                ready!(Pin::new(&mut lent).poll_read(cx, &mut buf)).unwrap();
+                left -= buf.filled().len();
+                *pieces.last_mut().unwrap() += 1;
+            }
+            Poll::Ready(())
+        });
+        Scheduled::new(reads, Arc::default(), Arc::default()).await;
+        assert!(pieces.len() > 1 && pieces.iter().all(|pieces| *pieces == 1), "{pieces:?}");
+    }
+}

@@ -280,7 +280,7 @@ impl Drop for Served {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use http::{HeaderName, HeaderValue};

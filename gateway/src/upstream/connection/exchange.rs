@@ -460,3 +460,50 @@ impl Drop for Exchange {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::io::pressure::Ladder;
+    use crate::io::schedule::{Scheduled, is_long};
+
+    #[tokio::test]
+    async fn others_come_between_two_pieces_of_an_answer_in_a_long_step() {
+        const LENGTH: usize = 10_000;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let near = TcpStream::connect(address).await.unwrap();
+        let (mut endpoint, _) = listener.accept().await.unwrap();
+        let long = Duration::from_secs(60);
+        let times = Times { answer: long, stream: long, upgraded: long, window: long, rate: 0 };
+        let memory = Arc::new(Ladder::new(1 << 30));
+        let reading = Reading { memory, cells: Arc::default(), workers: 1, client: None };
+        let pool = Arc::new(Pool::new(1, long));
+        let mut exchange = Exchange::new(near, times, reading, Arc::default(), pool, (1, address));
+        exchange.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
+        exchange.flush().await.unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+        endpoint.write_all(&[head.as_bytes(), &[b'x'; LENGTH]].concat()).await.unwrap();
+        let mut pieces = vec![];
+        let mut left = LENGTH;
+        let reads = std::future::poll_fn(|cx| {
+            pieces.push(0);
+            while !is_long() {}
+            while left > 0 {
+                let mut bytes = [0; 1000];
+                let mut buf = ReadBuf::new(&mut bytes);
+                ready!(Pin::new(&mut exchange).poll_read(cx, &mut buf)).unwrap();
+                // The head has none.
+                left -= buf.filled().iter().filter(|byte| **byte == b'x').count();
+                *pieces.last_mut().unwrap() += 1;
+            }
+            Poll::Ready(())
+        });
+        Scheduled::new(reads, Arc::default(), Arc::default()).await;
+        // The head is none of them, and a step may find nothing.
+        assert!(pieces.len() > 5 && pieces.iter().all(|pieces| *pieces <= 2), "{pieces:?}");
+    }
+}

@@ -140,3 +140,25 @@ impl Reading {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::http2::streams::tests::{BUDGET, served, streams};
+    use crate::phase::{Connection, Scheme};
+
+    #[test]
+    fn little_is_read_ahead_for_a_client_whose_connection_holds_much() {
+        let memory = Arc::new(Ladder::new(1000));
+        let address = "127.0.0.1:1".parse().unwrap();
+        let client = Arc::new(ClientInfo::new(Connection::new(Scheme::Https, address, address), None));
+        let reading = Reading { memory, cells: Arc::default(), workers: 1, client: Some(client.clone()) };
+        assert_eq!(reading.most_ahead(), MAX_AHEAD);
+        let served = served(&streams(), 1);
+        let _ = client.held.set(served[0].held.clone());
+        for (ahead, most) in [(0, MAX_AHEAD), (BUDGET, SHORT_AHEAD), (0, MAX_AHEAD)] {
+            reading.ahead(ahead);
+            assert_eq!(reading.most_ahead(), most, "{ahead} bytes are");
+        }
+    }
+}
