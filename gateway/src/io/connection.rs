@@ -69,7 +69,7 @@ impl Serve {
         let mut connection = self.facts(scheme, peer, local);
         if is_trusted(&self.shared.settings.proxy_protocol, connection.peer) {
             match self.behind_proxy(&mut tcp).await {
-                None => return,
+                None => return standing.ends().await,
                 Some(Whose::Proxy) => {}
                 // It is no proxy's, and may say nothing of forwarding.
                 Some(Whose::Unknown) => connection.trusted = false,
@@ -141,16 +141,22 @@ impl Serve {
         let limit = Duration::from_secs(self.shared.settings.timeouts.handshake.into());
         match timeout(limit, first(&client)).await {
             Ok(First::Tls) => {}
-            Ok(First::Gone) => return,
+            Ok(First::Gone) => return standing.ends().await,
             Ok(First::Plain) => {
                 let refused = Refused { reason: Reason::PlainOnTls, detail: "plain HTTP on the port for HTTPS" };
                 return self.refuse(Box::new(client), BytesMut::new(), info, refused).await;
             }
-            Err(_) => return self.cells.handshake(Handshake::TimedOut),
+            Err(_) => {
+                self.cells.handshake(Handshake::TimedOut);
+                return standing.ends().await;
+            }
         }
         let passes = timeout(limit, self.passes_through(&mut client));
         match passes.await {
-            Err(_) => return self.cells.handshake(Handshake::TimedOut),
+            Err(_) => {
+                self.cells.handshake(Handshake::TimedOut);
+                return standing.ends().await;
+            }
             // Apart, since every connection's task is as large as the largest of its parts.
             Ok(Some((name, route))) => {
                 standing.open();
@@ -175,7 +181,7 @@ impl Serve {
         self.cells.handshake(if resumed { Handshake::Resumed } else { Handshake::Full });
         let stream: Stream = Box::new(stream);
         match stream.selected_alpn_proto() {
-            Some(ALPN::H2) => self.http2(stream, info).await,
+            Some(ALPN::H2) => self.http2(stream, info, standing).await,
             _ => self.http1(stream, info, standing).await,
         }
     }

@@ -53,8 +53,12 @@ impl Serve {
             };
             let request = match self.next_request(&mut incoming, limit_now, late_now).await {
                 Ok(request) => request,
-                Err(Ended::Silently | Ended::Late) => return refuse::close(incoming.stream).await,
+                Err(Ended::Silently | Ended::Late) => {
+                    standing.ends().await;
+                    return refuse::close(incoming.stream).await;
+                }
                 Err(Ended::Refused(refused)) => {
+                    standing.ends().await;
                     let (stream, head) = incoming.into_parts();
                     return self.refuse(stream, head, info, refused).await;
                 }

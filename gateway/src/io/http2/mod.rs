@@ -26,6 +26,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{default_h2_options, handshake};
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{Digest, Stream};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::client::ClientInfo;
@@ -34,6 +35,7 @@ use super::http1::requests_of_a_connection;
 use super::idle::Idle;
 use super::pressure::{Pressure, SHORT_STALL};
 use super::rest;
+use super::schedule::Standing;
 use super::turns::behind_others;
 use crate::observe::cells::{Cells, Rejection};
 use crate::observe::closing::Closing;
@@ -102,7 +104,7 @@ impl State {
 
 impl Serve {
     /// Serves streams side by side, until the connection ends.
-    pub(super) async fn http2(&self, stream: Stream, info: &Arc<ClientInfo>) {
+    pub(super) async fn http2(&self, stream: Stream, info: &Arc<ClientInfo>, standing: &Standing) {
         let settings = &self.shared.settings;
         let digest = Digest {
             ssl_digest: stream.get_ssl_digest(),
@@ -131,8 +133,11 @@ impl Serve {
         let limit = Duration::from_secs(settings.timeouts.handshake.into());
         let connection = match timeout(limit, handshake(stream, Some(options))).await {
             Ok(Ok(connection)) => connection,
-            Ok(Err(_)) => return,
-            Err(_) => return self.cells.close(Closing::Preface),
+            Ok(Err(_)) => return standing.ends().await,
+            Err(_) => {
+                self.cells.close(Closing::Preface);
+                return standing.ends().await;
+            }
         };
         let mut state = State {
             connection,
@@ -175,12 +180,18 @@ impl Serve {
             };
             let accepted = tokio::select! {
                 biased;
-                _ = draining.wait_for(|draining| *draining), if !state.told => {
+                () = becomes(&mut draining, |draining| *draining), if !state.told => {
+                    if streams.is_idle() {
+                        standing.ends().await;
+                    }
                     state.end_gracefully(&self.cells, Closing::Draining);
                     continue;
                 }
                 // Not before its first request: a client that is told to go before it has asked anything comes back at once.
-                _ = pressure.wait_for(|step| *step >= Pressure::NoKeepAlive), if !state.told && state.served => {
+                () = becomes(&mut pressure, |step| *step >= Pressure::NoKeepAlive), if !state.told && state.served => {
+                    if streams.is_idle() {
+                        standing.ends().await;
+                    }
                     state.end_gracefully(&self.cells, Closing::MemoryPressure);
                     continue;
                 }
@@ -214,11 +225,13 @@ impl Serve {
                 }
                 accepted = accept(&mut state.connection, &of_next) => accepted,
                 () = until(idle_until) => {
+                    standing.ends().await;
                     state.end_gracefully(&self.cells, Closing::KeepAlive);
                     state.ends_at = Some(Instant::now() + GOAWAY_LIMIT);
                     continue;
                 }
                 why = told_to_end => {
+                    standing.ends().await;
                     state.end_gracefully(&self.cells, why);
                     state.ends_at = Some(Instant::now() + ABRUPT_LIMIT);
                     continue;
@@ -266,7 +279,7 @@ impl Serve {
                         return;
                     }
                 }
-                None => return,
+                None => return standing.ends().await,
             }
         }
     }
@@ -355,6 +368,11 @@ fn stream_digest(connection: &Digest, info: &Arc<ClientInfo>) -> Arc<Digest> {
         digest.proxy_digest = Some(Arc::new(ProxyDigest::new(Box::new(carrier), Some(Box::new(info)))));
     }
     Arc::new(digest)
+}
+
+/// When it has become so, or nobody is left who would tell.
+async fn becomes<T>(watched: &mut watch::Receiver<T>, is_so: impl FnMut(&T) -> bool) {
+    let _ = watched.wait_for(is_so).await;
 }
 
 /// A time, or never.

@@ -1,0 +1,161 @@
+//! What a connection has done, and so in which line it stands.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::io::turns::behind_others;
+
+/// How often a request may go on, and for how many microseconds, before its connection no longer comes first. A small one takes five to ten steps.
+pub(super) const PROMPT_STEPS: u32 = 32;
+const PROMPT_MICROS: u32 = 1_000;
+
+/// How often one that has not been served yet goes on among its like.
+const NEW_STEPS: u32 = 64;
+
+/// What a step takes at least, to be counted: to wake a task is not for nothing.
+pub(super) const LEAST_MICROS: u32 = 10;
+
+/// What it counts at most: what took longer was kept waiting itself, by a machine that did something else.
+pub(super) const MOST_MICROS: u32 = 250;
+
+/// What the last step of a connection takes, at least: the kernel takes leave of the other side in it.
+const END_MICROS: u32 = 50;
+
+/// What a connection has done, and whether it waits for its part.
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// It waits for requests, or is served one. Before that its handshake takes turns with others (`turns`).
+    is_open: AtomicBool,
+    /// It was served before.
+    is_proven: AtomicBool,
+    /// It comes to its end.
+    ends: AtomicBool,
+    /// Steps since the last request was served, and their microseconds.
+    steps: AtomicU32,
+    micros: AtomicU32,
+    /// Microseconds of the last one.
+    last: AtomicU32,
+    /// In no line, in one, or at the head of it.
+    pub(super) place: AtomicU8,
+}
+
+/// A connection's place: in no line, in one, or at the head of it.
+pub(super) const NONE: u8 = 0;
+pub(super) const WAITS: u8 = 1;
+pub(super) const MAY_GO_ON: u8 = 2;
+
+/// Those who do not come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Line {
+    /// Not served yet.
+    New,
+    /// The request takes long.
+    Long,
+}
+
+impl Standing {
+    /// From now on it waits for requests.
+    pub fn open(&self) {
+        self.is_open.store(true, Ordering::Relaxed);
+    }
+
+    /// A request was served: the next one comes first, until it takes long.
+    pub fn served(&self) {
+        self.is_proven.store(true, Ordering::Relaxed);
+        self.steps.store(0, Ordering::Relaxed);
+        self.micros.store(0, Ordering::Relaxed);
+    }
+
+    /// It comes to its end when those that come first have gone on. Thousands do at once, where their time is over or the host of their clients
+    /// is gone, and an end costs far more than to be told of it.
+    pub async fn ends(&self) {
+        self.ends.store(true, Ordering::Relaxed);
+        behind_others().await;
+    }
+
+    /// Where it stands; `None`: it comes first.
+    pub(super) fn line(&self) -> Option<Line> {
+        if self.ends.load(Ordering::Relaxed) {
+            return Some(Line::Long);
+        }
+        if !self.is_open.load(Ordering::Relaxed) {
+            return None;
+        }
+        let steps = self.steps.load(Ordering::Relaxed);
+        if !self.is_proven.load(Ordering::Relaxed) {
+            return Some(if steps < NEW_STEPS { Line::New } else { Line::Long });
+        }
+        let is_prompt = steps < PROMPT_STEPS && self.micros.load(Ordering::Relaxed) < PROMPT_MICROS;
+        (!is_prompt).then_some(Line::Long)
+    }
+
+    /// What the next step takes, as far as the last one tells.
+    pub(super) fn cost(&self) -> i64 {
+        let least = if self.ends.load(Ordering::Relaxed) { END_MICROS } else { LEAST_MICROS };
+        self.last.load(Ordering::Relaxed).max(least).into()
+    }
+
+    /// A step took so long; what it is counted as.
+    pub(super) fn stepped(&self, took: Duration) -> u32 {
+        let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).min(MOST_MICROS);
+        self.last.store(micros, Ordering::Relaxed);
+        let add =
+            |sum: &AtomicU32, more: u32| sum.store(sum.load(Ordering::Relaxed).saturating_add(more), Ordering::Relaxed);
+        add(&self.steps, 1);
+        add(&self.micros, micros);
+        micros.max(LEAST_MICROS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(is_open: bool, is_proven: bool, steps: u32, micros: u32) -> Standing {
+        Standing {
+            is_open: is_open.into(),
+            is_proven: is_proven.into(),
+            steps: steps.into(),
+            micros: micros.into(),
+            ..Standing::default()
+        }
+    }
+
+    #[test]
+    fn who_was_served_comes_first_until_its_request_takes_long() {
+        for (what, standing, line) in [
+            ("it is accepted, or shakes hands", standing(false, false, 1000, 1_000_000), None),
+            ("it waits for its first request", standing(true, false, 0, 0), Some(Line::New)),
+            ("and has for long", standing(true, false, NEW_STEPS, 0), Some(Line::Long)),
+            ("it was served", standing(true, true, 0, 0), None),
+            ("and is served a little", standing(true, true, PROMPT_STEPS - 1, PROMPT_MICROS - 1), None),
+            ("in many steps", standing(true, true, PROMPT_STEPS, 0), Some(Line::Long)),
+            ("with much to do", standing(true, true, 1, PROMPT_MICROS), Some(Line::Long)),
+        ] {
+            assert_eq!(standing.line(), line, "{what}");
+            standing.open();
+            standing.served();
+            assert_eq!(standing.line(), None, "{what}: served");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_comes_to_its_end_no_longer_comes_first_and_costs_more() {
+        for standing in [standing(false, false, 0, 0), standing(true, false, 0, 0), standing(true, true, 0, 0)] {
+            assert_eq!(standing.cost(), i64::from(LEAST_MICROS));
+            standing.ends().await;
+            assert_eq!((standing.line(), standing.cost()), (Some(Line::Long), i64::from(END_MICROS)), "{standing:?}");
+        }
+    }
+
+    #[test]
+    fn a_step_costs_what_the_last_one_took_within_bounds() {
+        let standing = Standing::default();
+        for (took, counts, costs) in
+            [(0, LEAST_MICROS, LEAST_MICROS), (100, 100, 100), (1_000_000, MOST_MICROS, MOST_MICROS)]
+        {
+            assert_eq!(standing.stepped(Duration::from_micros(took)), counts, "{took}");
+            assert_eq!(standing.cost(), i64::from(costs), "{took}");
+        }
+    }
+}
