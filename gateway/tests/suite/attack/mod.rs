@@ -167,7 +167,8 @@ impl ComesFirst {
     fn new(gateway: &Gateway) -> ComesFirst {
         for thread in std::fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap() {
             let thread = thread.unwrap();
-            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap();
+            // It may have ended meanwhile.
+            let Ok(stat) = std::fs::read_to_string(thread.path().join("stat")) else { continue };
             // Behind the name, which may have blanks in it, the 17th field (proc(5)).
             let nice = stat.rsplit(')').next().and_then(|fields| fields.split_whitespace().nth(16)).unwrap();
             let nice = nice.parse::<i32>().unwrap() - 20;
@@ -177,7 +178,8 @@ impl ComesFirst {
         // "/autogroup-27 nice 0"
         let session = std::fs::read_to_string(SESSION).ok();
         let session = session.and_then(|text| Some(text.split_once("nice ")?.1.trim().to_owned()));
-        ComesFirst { session: session.filter(|_| std::fs::write(SESSION, "-20").is_ok()) }
+        let session = session.filter(|before| before != "-20" && std::fs::write(SESSION, "-20").is_ok());
+        ComesFirst { session }
     }
 }
 
