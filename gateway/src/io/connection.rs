@@ -60,7 +60,7 @@ impl Serve {
         mut tcp: TcpStream,
         peer: SocketAddr,
         mut admitted: Admitted,
-        standing: &Standing,
+        standing: &Arc<Standing>,
     ) {
         // Nagle's algorithm would hold small responses back; without the option they are only slower.
         let _ = tcp.set_nodelay(true);
@@ -137,7 +137,13 @@ impl Serve {
         Connection { port, https_port, trusted, ..connection }
     }
 
-    async fn https(&self, mut client: ClientStream, info: &Arc<ClientInfo>, admitted: &Admitted, standing: &Standing) {
+    async fn https(
+        &self,
+        mut client: ClientStream,
+        info: &Arc<ClientInfo>,
+        admitted: &Admitted,
+        standing: &Arc<Standing>,
+    ) {
         let limit = Duration::from_secs(self.shared.settings.timeouts.handshake.into());
         match timeout(limit, first(&client)).await {
             Ok(First::Tls) => {}
@@ -159,7 +165,6 @@ impl Serve {
             }
             // Apart, since every connection's task is as large as the largest of its parts.
             Ok(Some((name, route))) => {
-                standing.open();
                 return Box::pin(self.tunnel(client, info, name, route)).await;
             }
             Ok(None) => {}
@@ -168,15 +173,16 @@ impl Serve {
             return self.cells.reject(Rejection::TooManyHandshakes);
         }
         let handshake = handshake_with_callback(&self.acceptor.context, client, &*self.certificates);
-        let stream = match timeout(limit, self.handshakes.take(network(info.connection.peer), handshake)).await {
-            Err(_) => return self.cells.handshake(Handshake::TimedOut),
-            Ok(Err(Shed)) => return self.cells.reject(Rejection::TooManyHandshakes),
-            Ok(Ok(Err(error))) => {
-                tracing::debug!(peer = %info.connection.peer, %error, "TLS handshake failed");
-                return self.cells.handshake(Handshake::Failed);
-            }
-            Ok(Ok(Ok(stream))) => stream,
-        };
+        let stream =
+            match timeout(limit, self.handshakes.take(network(info.connection.peer), standing, handshake)).await {
+                Err(_) => return self.cells.handshake(Handshake::TimedOut),
+                Ok(Err(Shed)) => return self.cells.reject(Rejection::TooManyHandshakes),
+                Ok(Ok(Err(error))) => {
+                    tracing::debug!(peer = %info.connection.peer, %error, "TLS handshake failed");
+                    return self.cells.handshake(Handshake::Failed);
+                }
+                Ok(Ok(Ok(stream))) => stream,
+            };
         let resumed = stream.ssl().session_reused();
         self.cells.handshake(if resumed { Handshake::Resumed } else { Handshake::Full });
         let stream: Stream = Box::new(stream);

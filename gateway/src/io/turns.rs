@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::schedule::Standing;
+
 /// How long a handshake waits for its first turn. More of them than can be computed are shed, and not queued.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -63,7 +65,19 @@ struct Queue {
     order: VecDeque<IpAddr>,
 }
 
-type Waiter = oneshot::Sender<Turn>;
+/// Who waits.
+#[derive(Debug)]
+struct Waiter {
+    tell: oneshot::Sender<Turn>,
+    /// Of a connection that goes on at once when it has the turn.
+    standing: Option<Arc<Standing>>,
+}
+
+impl Waiter {
+    fn is_closed(&self) -> bool {
+        self.tell.is_closed()
+    }
+}
 
 impl Queue {
     /// The next one, whether or not it still waits.
@@ -97,17 +111,26 @@ impl Queue {
 
 /// The turn, until it is dropped.
 #[derive(Debug)]
-pub struct Turn(Arc<Mutex<Queue>>);
+pub struct Turn {
+    queue: Arc<Mutex<Queue>>,
+    standing: Option<Arc<Standing>>,
+}
 
 impl Turn {
+    /// Whoever has it goes on at once from now on.
+    fn new(queue: Arc<Mutex<Queue>>, standing: Option<Arc<Standing>>) -> Turn {
+        standing.iter().for_each(|standing| standing.has_turn(true));
+        Turn { queue, standing }
+    }
+
     /// A step was done, which took so long.
     fn took(&self, time: Duration) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).last = Some((Instant::now(), time));
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).last = Some((Instant::now(), time));
     }
 
     /// Everything else has come as often as is due behind the last step.
     async fn make_room(&self) {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner).last.take();
+        let last = self.queue.lock().unwrap_or_else(PoisonError::into_inner).last.take();
         let Some((ended, took)) = last else { return };
         let took = took.min(LONGEST);
         let rounds = took.as_micros() / ROUND.as_micros();
@@ -122,16 +145,19 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        self.standing.iter().for_each(|standing| standing.has_turn(false));
         loop {
             let next = {
-                let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
                 let next = queue.pop();
                 queue.taken = next.is_some();
                 next
             };
             match next {
                 // It may have gone in this moment; then the turn comes back, and is dropped here.
-                Some(waiter) if !waiter.is_closed() => return drop(waiter.send(Turn(self.0.clone()))),
+                Some(waiter) if !waiter.is_closed() => {
+                    return drop(waiter.tell.send(Turn::new(self.queue.clone(), waiter.standing)));
+                }
                 Some(_) => {}
                 None => return,
             }
@@ -166,15 +192,22 @@ pub type Next = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 impl Turns {
     /// Waits for the turn. `network`: of whoever wants to begin something; `None`: it has begun.
     pub async fn acquire(&self, network: Option<IpAddr>) -> Option<Turn> {
+        self.acquire_for(network, None).await
+    }
+
+    /// The same for a connection that stands in line with others: with the turn it no longer does.
+    async fn acquire_for(&self, network: Option<IpAddr>, standing: Option<&Arc<Standing>>) -> Option<Turn> {
+        let standing = standing.cloned();
         let told = {
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             if !std::mem::replace(&mut queue.taken, true) {
-                return Some(Turn(self.queue.clone()));
+                return Some(Turn::new(self.queue.clone(), standing));
             }
             let (tell, told) = oneshot::channel();
+            let waiter = Waiter { tell, standing };
             match network {
-                Some(network) => queue.begin(network, tell),
-                None => queue.begun.push_back(tell),
+                Some(network) => queue.begin(network, waiter),
+                None => queue.begun.push_back(waiter),
             }
             told
         };
@@ -200,13 +233,19 @@ impl Turns {
         })
     }
 
-    /// Does something costly in turns, for a client of this network.
+    /// Does something costly in turns, for a client of this network, on the connection that stands so.
     ///
     /// # Errors
     /// Too many others wait.
-    pub async fn take<F: Future>(&self, network: IpAddr, costly: F) -> Result<F::Output, Shed> {
+    pub async fn take<F: Future>(
+        &self,
+        network: IpAddr,
+        standing: &Arc<Standing>,
+        costly: F,
+    ) -> Result<F::Output, Shed> {
         let mut costly = pin!(costly);
-        let Ok(Some(mut turn)) = timeout(self.patience, self.acquire(Some(network))).await else { return Err(Shed) };
+        let first = timeout(self.patience, self.acquire_for(Some(network), Some(standing)));
+        let Ok(Some(mut turn)) = first.await else { return Err(Shed) };
         loop {
             // What is ready comes before it, and before the next one's turn.
             turn.make_room().await;
@@ -225,7 +264,7 @@ impl Turns {
             if let Some(done) = done.await {
                 return Ok(done);
             }
-            turn = self.acquire(None).await.ok_or(Shed)?;
+            turn = self.acquire_for(None, Some(standing)).await.ok_or(Shed)?;
         }
     }
 }
@@ -260,7 +299,9 @@ mod tests {
         let costly: Vec<_> = (0..100)
             .map(|_| {
                 let turns = turns.clone();
-                tokio::spawn(async move { turns.take(ONE, async { tokio::task::yield_now().await }).await })
+                tokio::spawn(
+                    async move { turns.take(ONE, &Arc::default(), async { tokio::task::yield_now().await }).await },
+                )
             })
             .collect();
         for task in costly {
@@ -280,7 +321,7 @@ mod tests {
                 let begun = Instant::now();
                 while begun.elapsed() < step {}
             };
-            turns.take(ONE, computes).await
+            turns.take(ONE, &Arc::default(), computes).await
         };
         let all: Vec<_> = (0..STEPS).map(|_| tokio::spawn(costly(turns.clone()))).collect();
         for task in all {
@@ -338,7 +379,7 @@ mod tests {
         }
         // The second has looked once, and never does again.
         turns.next(ONE).await;
-        assert_eq!(turns.take(ONE, async {}).await, Ok(()));
+        assert_eq!(turns.take(ONE, &Arc::default(), async {}).await, Ok(()));
         drop(second);
     }
 
@@ -346,12 +387,35 @@ mod tests {
     async fn who_waits_too_long_for_the_first_turn_is_shed() {
         let turns = Turns { patience: Duration::from_millis(5), ..Turns::default() };
         let held = turns.acquire(None).await.unwrap();
-        assert_eq!(turns.take(ONE, async {}).await, Err(Shed));
+        assert_eq!(turns.take(ONE, &Arc::default(), async {}).await, Err(Shed));
         drop(held);
         // What waits for something else has no turn meanwhile, and is not shed.
-        let slow = turns.take(ONE, async { tokio::time::sleep(4 * turns.patience).await });
-        let (slow, quick) = tokio::join!(slow, turns.take(ONE, async {}));
+        let standing = Arc::default();
+        let slow = turns.take(ONE, &standing, async { tokio::time::sleep(4 * turns.patience).await });
+        let (slow, quick) = tokio::join!(slow, turns.take(ONE, &standing, async {}));
         assert_eq!((slow, quick), (Ok(()), Ok(())));
+    }
+
+    #[tokio::test]
+    async fn whose_turn_it_is_no_longer_stands_in_line() {
+        let turns = Turns::default();
+        let standing = Arc::new(Standing::default());
+        let held = turns.acquire(Some(OTHER)).await;
+        let costly = async {
+            assert!(standing.comes_now());
+            tokio::task::yield_now().await;
+            assert!(standing.comes_now(), "its next turn");
+        };
+        let mut takes = pin!(turns.take(ONE, &standing, costly));
+        tokio::select! {
+            biased;
+            _ = &mut takes => panic!("it is another one's turn"),
+            () = tokio::task::yield_now() => assert!(!standing.comes_now()),
+        }
+        drop(held);
+        assert!(standing.comes_now(), "before it is woken");
+        assert_eq!(takes.await, Ok(()));
+        assert!(!standing.comes_now());
     }
 
     #[tokio::test]

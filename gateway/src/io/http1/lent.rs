@@ -330,7 +330,7 @@ mod tests {
             }
             Poll::Ready(())
         });
-        Scheduled::new(reads, Arc::default(), Arc::default()).await;
+        Scheduled::first(reads).await;
         assert!(pieces.len() > 1 && pieces.iter().all(|pieces| *pieces == 1), "{pieces:?}");
     }
 }

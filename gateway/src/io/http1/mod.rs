@@ -35,7 +35,6 @@ use out::Stall;
 impl Serve {
     /// Serves requests one after another, until the connection ends.
     pub(super) async fn http1(&self, stream: Stream, info: &Arc<ClientInfo>, standing: &Standing) {
-        standing.open();
         let settings = &self.shared.settings;
         let keep_alive = settings.keep_alive(info.connection.trusted);
         let stall = Duration::from_secs(settings.timeouts.client_write.into());

@@ -104,7 +104,8 @@ impl State {
 
 impl Serve {
     /// Serves streams side by side, until the connection ends.
-    pub(super) async fn http2(&self, stream: Stream, info: &Arc<ClientInfo>, standing: &Standing) {
+    pub(super) async fn http2(&self, stream: Stream, info: &Arc<ClientInfo>, standing: &Arc<Standing>) {
+        standing.speaks_http2();
         let settings = &self.shared.settings;
         let digest = Digest {
             ssl_digest: stream.get_ssl_digest(),
@@ -253,7 +254,7 @@ impl Serve {
             match accepted {
                 Some(Accepted::Request(session)) => {
                     of_next = stream_digest(&digest, info);
-                    self.serve_stream(*session, info.connection.trusted, &streams, &group);
+                    self.serve_stream(*session, info.connection.trusted, &streams, &group, standing);
                     // It begins, and others go on, before the next one: whether there is room for that is known then.
                     behind_others().await;
                     state.served = true;
@@ -296,7 +297,14 @@ impl Serve {
         stall.look(gone, waits, Instant::now()) >= limit
     }
 
-    fn serve_stream(&self, mut session: StreamSession, trusted: bool, streams: &Arc<Streams>, group: &Group) {
+    fn serve_stream(
+        &self,
+        mut session: StreamSession,
+        trusted: bool,
+        streams: &Arc<Streams>,
+        group: &Group,
+        standing: &Arc<Standing>,
+    ) {
         streams.accepts(session.id());
         let may_have = self.shared.room.streams(&self.cells, &self.shared.cells);
         if streams.count() >= may_have && !trusted {
@@ -311,7 +319,7 @@ impl Serve {
             let _ = info.held.set(served.held.clone());
         }
         let (proxy, draining, cells) = (self.proxy.clone(), self.draining.clone(), self.cells.clone());
-        let (shared, streams) = (self.shared.clone(), streams.clone());
+        let (shared, streams, standing) = (self.shared.clone(), streams.clone(), standing.clone());
         let patience = Duration::from_secs(self.shared.settings.timeouts.stream.into());
         group.spawn(async move {
             let may_begin = tokio::select! {
@@ -334,7 +342,7 @@ impl Serve {
                 }
             };
             tokio::select! {
-                _ = proxy.process_new_http(ServerSession::new_custom(Box::new(session)), &draining) => {}
+                _ = proxy.process_new_http(ServerSession::new_custom(Box::new(session)), &draining) => standing.served(),
                 () = is_over => cells.reject(Rejection::BodyAfterAnswer),
             }
             drop(served);

@@ -244,7 +244,7 @@ mod tests {
 
     use super::*;
     use crate::io::http2::streams::tests::streams;
-    use crate::io::schedule::{Schedule, Scheduled, Standing, is_long};
+    use crate::io::schedule::{Scheduled, is_long};
     use crate::phase::Scheme;
 
     /// A connection on which so many PINGs wait to be read.
@@ -279,7 +279,7 @@ mod tests {
             }
             Poll::Ready(())
         });
-        Scheduled::new(connection, Arc::new(Standing::default()), Arc::new(Schedule::default())).await;
+        Scheduled::first(connection).await;
         assert_eq!(steps, [100, 100, 100, 100, 100, 100, 100, 100, 74], "each of them goes on, with one read");
     }
 }

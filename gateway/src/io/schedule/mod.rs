@@ -2,8 +2,11 @@
 //! take a byte now and then would each keep everybody else waiting for a moment, and all together for long.
 //!
 //! So the task of an HTTP/1 connection that has been served before, and whose request takes little, goes on whenever it is ready. All others
-//! share a part of each round of the worker: those that have not been served yet, and those whose request goes on and on, in turn. Nothing is
-//! held back on a worker that has nothing else to do.
+//! share a part of each round of the worker: those that have not been served yet, and those whose request goes on and on, or that take long to
+//! ask, in turn. Nothing is held back on a worker that has nothing else to do.
+//!
+//! What costs much takes turns besides (`turns.rs`): steps of handshakes, for which a connection leaves its line while it has the turn, and what
+//! HTTP/2 clients ask for and send, which have no part in these lines once they were served.
 //!
 //! A connection that comes to its end no longer comes first: the last step costs more than most others, and thousands end at once.
 
@@ -175,13 +178,23 @@ impl<F> Scheduled<F> {
     }
 }
 
+#[cfg(test)]
+impl<F> Scheduled<F> {
+    /// One that comes first, whatever it does.
+    pub fn first(connection: F) -> Self {
+        let standing = Arc::new(Standing::default());
+        standing.has_turn(true);
+        Scheduled::new(connection, standing, Arc::default())
+    }
+}
+
 impl<F: Future> Future for Scheduled<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
         let (goes_on, comes_first) = match this.standing.place.load(Ordering::Relaxed) {
-            WAITS => (false, false),
+            WAITS => (this.standing.comes_now(), true),
             MAY_GO_ON => (true, false),
             _ => match this.standing.line() {
                 None => (true, true),
@@ -231,11 +244,8 @@ mod tests {
         standing
     }
 
-    /// It waits for its first request.
     fn new() -> Standing {
-        let standing = Standing::default();
-        standing.open();
-        standing
+        Standing::default()
     }
 
     fn served() -> Standing {

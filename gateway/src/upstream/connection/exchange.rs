@@ -502,7 +502,7 @@ mod tests {
             }
             Poll::Ready(())
         });
-        Scheduled::new(reads, Arc::default(), Arc::default()).await;
+        Scheduled::first(reads).await;
         // The head is none of them, and a step may find nothing.
         assert!(pieces.len() > 5 && pieces.iter().all(|pieces| *pieces <= 2), "{pieces:?}");
     }
