@@ -119,7 +119,7 @@ pub struct Turn {
 impl Turn {
     /// Whoever has it goes on at once from now on.
     fn new(queue: Arc<Mutex<Queue>>, standing: Option<Arc<Standing>>) -> Turn {
-        standing.iter().for_each(|standing| standing.has_turn(true));
+        standing.iter().for_each(|standing| standing.set_has_turn(true));
         Turn { queue, standing }
     }
 
@@ -145,7 +145,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.standing.iter().for_each(|standing| standing.has_turn(false));
+        self.standing.iter().for_each(|standing| standing.set_has_turn(false));
         loop {
             let next = {
                 let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);

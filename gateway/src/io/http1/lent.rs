@@ -304,7 +304,7 @@ mod tests {
     use tokio::io::duplex;
 
     use super::*;
-    use crate::io::schedule::{Scheduled, is_long};
+    use crate::io::schedule::pieces_of_long_steps;
     use crate::phase::{Connection, Scheme};
 
     #[tokio::test]
@@ -316,21 +316,15 @@ mod tests {
         let info = Arc::new(ClientInfo::new(Connection::new(Scheme::Http, address, address), None));
         let stall = Stall { limit: REST, memory: Arc::new(Ladder::new(1 << 30)) };
         let mut lent = Lent::new(Incoming::new(Box::new(server)), Framing::Length(LENGTH as u64), info, stall);
-        let mut pieces = vec![];
         let mut left = LENGTH;
-        let reads = std::future::poll_fn(|cx| {
-            pieces.push(0);
-            while !is_long() {}
-            while left > 0 {
-                let mut bytes = [0; 1000];
-                let mut buf = ReadBuf::new(&mut bytes);
-                ready!(Pin::new(&mut lent).poll_read(cx, &mut buf)).unwrap();
-                left -= buf.filled().len();
-                *pieces.last_mut().unwrap() += 1;
-            }
-            Poll::Ready(())
-        });
-        Scheduled::first(reads).await;
+        let read = |cx: &mut Context<'_>| {
+            let mut bytes = [0; 1000];
+            let mut buf = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(&mut lent).poll_read(cx, &mut buf)).unwrap();
+            left -= buf.filled().len();
+            Poll::Ready(left > 0)
+        };
+        let pieces = pieces_of_long_steps(read).await;
         assert!(pieces.len() > 1 && pieces.iter().all(|pieces| *pieces == 1), "{pieces:?}");
     }
 }

@@ -105,7 +105,7 @@ impl State {
 impl Serve {
     /// Serves streams side by side, until the connection ends.
     pub(super) async fn http2(&self, stream: Stream, info: &Arc<ClientInfo>, standing: &Arc<Standing>) {
-        standing.speaks_http2();
+        standing.set_http2();
         let settings = &self.shared.settings;
         let digest = Digest {
             ssl_digest: stream.get_ssl_digest(),

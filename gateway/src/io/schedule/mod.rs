@@ -1,12 +1,12 @@
 //! Which connections of a worker come first. A runtime serves what is ready in the order in which it became so: a thousand clients that send or
 //! take a byte now and then would each keep everybody else waiting for a moment, and all together for long.
 //!
-//! So the task of an HTTP/1 connection that has been served before, and whose request takes little, goes on whenever it is ready. All others
-//! share a part of each round of the worker: those that have not been served yet, and those whose request goes on and on, or that take long to
-//! ask, in turn. Nothing is held back on a worker that has nothing else to do.
+//! So the task of a connection that has been served before goes on whenever it is ready: over HTTP/1 as long as its request takes little, over HTTP/2
+//! always, since what such clients ask for and send takes turns by itself (`turns.rs`). All others share a part of each round of the worker: those
+//! that have not been served yet, and those whose request goes on and on, or that take long to ask, in turn. Nothing is held back on a worker that
+//! has nothing else to do.
 //!
-//! What costs much takes turns besides (`turns.rs`): steps of handshakes, for which a connection leaves its line while it has the turn, and what
-//! HTTP/2 clients ask for and send, which have no part in these lines once they were served.
+//! Steps of handshakes take turns as well (`turns.rs`): a connection leaves its line while it has the turn of one.
 //!
 //! A connection that comes to its end no longer comes first: the last step costs more than most others, and thousands end at once.
 
@@ -25,6 +25,8 @@ use tokio::sync::Notify;
 
 use super::turns::everything_else;
 use pace::BEGUN;
+#[cfg(test)]
+pub use pace::pieces_of_long_steps;
 pub use pace::{Pace, is_long};
 pub use standing::Standing;
 use standing::{Line, MAY_GO_ON, NONE, WAITS};
@@ -183,7 +185,7 @@ impl<F> Scheduled<F> {
     /// One that comes first, whatever it does.
     pub fn first(connection: F) -> Self {
         let standing = Arc::new(Standing::default());
-        standing.has_turn(true);
+        standing.set_has_turn(true);
         Scheduled::new(connection, standing, Arc::default())
     }
 }
@@ -244,12 +246,8 @@ mod tests {
         standing
     }
 
-    fn new() -> Standing {
-        Standing::default()
-    }
-
     fn served() -> Standing {
-        let standing = new();
+        let standing = Standing::default();
         standing.served();
         standing
     }
@@ -292,7 +290,7 @@ mod tests {
     async fn those_who_do_not_come_first_share_a_part_of_each_round() {
         as_a_task(async {
             let schedule = schedule();
-            let all: Vec<_> = (0..300).map(|_| busy(&schedule, new(), 3)).collect();
+            let all: Vec<_> = (0..300).map(|_| busy(&schedule, Standing::default(), 3)).collect();
             let (mut before, mut passes, mut longest) = (0, 0, Duration::ZERO);
             let mut begun = Instant::now();
             while before < 900 {
@@ -366,7 +364,7 @@ mod tests {
             // Nobody has a part yet: all of them wait.
             let schedule = Arc::new(Schedule::default());
             let long: Vec<_> = (0..100).map(|_| busy(&schedule, long(), 1)).collect();
-            let (steps, new) = busy(&schedule, new(), 1);
+            let (steps, new) = busy(&schedule, Standing::default(), 1);
             behind_others().await;
             assert_eq!(schedule.lines().long.len(), 100);
             schedule.begin_round();
@@ -383,7 +381,7 @@ mod tests {
     async fn more_new_ones_wait_until_there_is_room() {
         as_a_task(async {
             let schedule = Arc::new(Schedule::default());
-            let all: Vec<_> = (0..MOST_NEW).map(|_| busy(&schedule, new(), 1)).collect();
+            let all: Vec<_> = (0..MOST_NEW).map(|_| busy(&schedule, Standing::default(), 1)).collect();
             schedule.room().await;
             behind_others().await;
             assert!(tokio::time::timeout(Duration::from_millis(1), schedule.room()).await.is_err());
@@ -398,7 +396,7 @@ mod tests {
     async fn who_ends_while_it_waits_keeps_nobody_waiting() {
         as_a_task(async {
             let schedule = Arc::new(Schedule::default());
-            let all: Vec<_> = (0..10).map(|_| busy(&schedule, new(), 2)).collect();
+            let all: Vec<_> = (0..10).map(|_| busy(&schedule, Standing::default(), 2)).collect();
             behind_others().await;
             all.iter().step_by(2).for_each(|(_, task)| task.abort());
             tokio::spawn(schedule.clone().run());

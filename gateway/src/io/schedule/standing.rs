@@ -26,6 +26,7 @@ const END_MICROS: u32 = 50;
 /// What a connection has done, and whether it waits for its part.
 #[derive(Debug)]
 pub struct Standing {
+    /// When it was accepted.
     since: Instant,
     /// It was served before.
     is_proven: AtomicBool,
@@ -77,12 +78,12 @@ pub(super) enum Line {
 
 impl Standing {
     /// It speaks HTTP/2.
-    pub fn speaks_http2(&self) {
+    pub fn set_http2(&self) {
         self.is_http2.store(true, Ordering::Relaxed);
     }
 
     /// It has the turn of a costly step, or no longer.
-    pub fn has_turn(&self, has_turn: bool) {
+    pub fn set_has_turn(&self, has_turn: bool) {
         self.has_turn.store(has_turn, Ordering::Relaxed);
     }
 
@@ -175,7 +176,7 @@ mod tests {
             ("and is served, which takes turns", http2(standing(true, PROMPT_STEPS, PROMPT_MICROS)), None),
         ] {
             assert_eq!(standing.line(), line, "{what}");
-            standing.has_turn(false);
+            standing.set_has_turn(false);
             standing.served();
             let ends = standing.ends.load(Ordering::Relaxed);
             assert_eq!(standing.line(), ends.then_some(Line::Long), "{what}: served");
@@ -185,9 +186,9 @@ mod tests {
     #[test]
     fn steps_that_take_turns_are_not_counted_once_more() {
         let standing = Standing::default();
-        standing.has_turn(true);
+        standing.set_has_turn(true);
         (0..NEW_STEPS).for_each(|_| assert_eq!(standing.stepped(Duration::ZERO), 0));
-        standing.has_turn(false);
+        standing.set_has_turn(false);
         assert_eq!(standing.line(), Some(Line::New));
     }
 

@@ -463,47 +463,75 @@ impl Drop for Exchange {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
     use super::*;
     use crate::io::pressure::Ladder;
-    use crate::io::schedule::{Scheduled, is_long};
+    use crate::io::schedule::pieces_of_long_steps;
 
-    #[tokio::test]
-    async fn others_come_between_two_pieces_of_an_answer_in_a_long_step() {
-        const LENGTH: usize = 10_000;
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A request for which that came, of an answer that an endpoint may stop for so long.
+    async fn answered(stream: Duration, answer: &[u8]) -> (Exchange, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let near = TcpStream::connect(address).await.unwrap();
         let (mut endpoint, _) = listener.accept().await.unwrap();
-        let long = Duration::from_secs(60);
-        let times = Times { answer: long, stream: long, upgraded: long, window: long, rate: 0 };
+        let times = Times { answer: LONG, stream, upgraded: LONG, window: LONG, rate: 0 };
         let memory = Arc::new(Ladder::new(1 << 30));
         let reading = Reading { memory, cells: Arc::default(), workers: 1, client: None };
-        let pool = Arc::new(Pool::new(1, long));
+        let pool = Arc::new(Pool::new(1, LONG));
         let mut exchange = Exchange::new(near, times, reading, Arc::default(), pool, (1, address));
         exchange.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
         exchange.flush().await.unwrap();
+        endpoint.write_all(answer).await.unwrap();
+        (exchange, endpoint)
+    }
+
+    /// Reads a thousand bytes of an answer at most; how many of a body of `x` are among them.
+    fn poll_piece(exchange: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut bytes = [0; 1000];
+        let mut buf = ReadBuf::new(&mut bytes);
+        ready!(Pin::new(exchange).poll_read(cx, &mut buf))?;
+        Poll::Ready(Ok(buf.filled().iter().filter(|byte| **byte == b'x').count()))
+    }
+
+    #[tokio::test]
+    async fn others_come_between_two_pieces_of_an_answer_in_a_long_step() {
+        const LENGTH: usize = 10_000;
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
-        endpoint.write_all(&[head.as_bytes(), &[b'x'; LENGTH]].concat()).await.unwrap();
-        let mut pieces = vec![];
+        let (mut exchange, _endpoint) = answered(LONG, &[head.as_bytes(), &[b'x'; LENGTH]].concat()).await;
         let mut left = LENGTH;
-        let reads = std::future::poll_fn(|cx| {
-            pieces.push(0);
-            while !is_long() {}
-            while left > 0 {
-                let mut bytes = [0; 1000];
-                let mut buf = ReadBuf::new(&mut bytes);
-                ready!(Pin::new(&mut exchange).poll_read(cx, &mut buf)).unwrap();
-                // The head has none.
-                left -= buf.filled().iter().filter(|byte| **byte == b'x').count();
-                *pieces.last_mut().unwrap() += 1;
-            }
-            Poll::Ready(())
-        });
-        Scheduled::first(reads).await;
+        let read = |cx: &mut Context<'_>| {
+            left -= ready!(poll_piece(&mut exchange, cx)).unwrap();
+            Poll::Ready(left > 0)
+        };
+        let pieces = pieces_of_long_steps(read).await;
         // The head is none of them, and a step may find nothing.
         assert!(pieces.len() > 5 && pieces.iter().all(|pieces| *pieces <= 2), "{pieces:?}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_stops_is_given_up_as_soon_where_steps_are_long() {
+        let limit = Duration::from_millis(50);
+        let (mut exchange, _endpoint) = answered(limit, b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nxxxxx").await;
+        let (mut came, mut stopped) = (0, None);
+        let read = |cx: &mut Context<'_>| match ready!(poll_piece(&mut exchange, cx)) {
+            Ok(bytes) => {
+                came += bytes;
+                stopped = Some(Instant::now());
+                Poll::Ready(true)
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+                Poll::Ready(false)
+            }
+        };
+        let pieces = pieces_of_long_steps(read).await;
+        assert!(came == 5 && stopped.unwrap().elapsed() >= limit);
+        assert!(pieces.len() < 100, "nothing is asked for again and again meanwhile: {}", pieces.len());
     }
 }

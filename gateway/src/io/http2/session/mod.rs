@@ -272,3 +272,51 @@ impl StreamSession {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use pingora::protocols::http::custom::server::Session;
+    use tokio::io::duplex;
+
+    use super::super::stream_digest;
+    use super::super::streams::tests::{served, streams};
+    use super::*;
+    use crate::phase::{Connection, Scheme};
+
+    const SOME: usize = 10_000;
+
+    #[tokio::test]
+    async fn what_is_kept_of_a_body_counts_until_it_is_too_long_to_be_kept() {
+        let (client, server) = duplex(1 << 20);
+        let (client, server) = tokio::join!(h2::client::handshake(client), h2::server::handshake(server));
+        let ((client, connection), mut server) = (client.unwrap(), server.unwrap());
+        tokio::spawn(connection);
+        let request = http::Request::post("https://a.test/").body(()).unwrap();
+        let (_answer, mut upload) = client.ready().await.unwrap().send_request(request, false).unwrap();
+        let (request, respond) = server.accept().await.unwrap().unwrap();
+        tokio::spawn(async move { while server.accept().await.is_some() {} });
+        let (parts, body) = request.into_parts();
+        let address = "127.0.0.1:1".parse().unwrap();
+        let info = Arc::new(ClientInfo::new(Connection::new(Scheme::Https, address, address), None));
+        let mut session = StreamSession::new(parts.into(), body, respond, stream_digest(&Digest::default(), &info));
+        let streams = streams();
+        let stream = served(&streams, 1).remove(0);
+        let _ = session.info().unwrap().held.set(stream.held.clone());
+        session.enable_retry_buffering();
+        let mut came = 0;
+        for (bytes, is_kept) in [(SOME, true), (5 * SOME, true), (7 * SOME, false), (20 * SOME, false)] {
+            while came < bytes {
+                upload.send_data(Bytes::from(vec![b'x'; SOME]), false).unwrap();
+                let part = came + SOME;
+                while came < part {
+                    came += session.read_body_bytes().await.unwrap().unwrap().len();
+                }
+            }
+            let kept = session.get_retry_buffer().map_or(0, |kept| kept.len());
+            assert_eq!((kept, session.retry_buffer_truncated()), (if is_kept { came } else { 0 }, !is_kept), "{came}");
+            assert_eq!(streams.kept.load(Ordering::Relaxed), kept, "{came}");
+        }
+    }
+}
