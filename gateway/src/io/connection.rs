@@ -1,6 +1,7 @@
 //! One connection from accept to end: TLS, then HTTP/1 requests one after another, or HTTP/2 streams side by side.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use pingora::protocols::{ALPN, Stream};
 use pingora::proxy::HttpProxy;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::admission::{Admitted, network};
 use super::client::{ClientInfo, ClientStream};
@@ -85,9 +86,16 @@ impl Serve {
         let Ok(client) = ClientStream::new(tcp, connection, server, self.cells.clone(), memory) else { return };
         let info = client.info().clone();
         info.user_timeout.store(self.shared.settings.timeouts.client_write, Ordering::Relaxed);
+        // Each in a box: as the parts of one task they would all take room for as long as it is there, and most only wait for a request.
         match scheme {
-            Scheme::Http => self.http1(Box::new(client), &info, standing).await,
-            Scheme::Https => self.https(client, &info, &admitted, standing).await,
+            Scheme::Http => Box::pin(self.http1(Box::new(client), &info, standing)).await,
+            Scheme::Https => {
+                let Some(stream) = Box::pin(self.tls(client, &info, &admitted, standing)).await else { return };
+                match stream.selected_alpn_proto() {
+                    Some(ALPN::H2) => Box::pin(self.http2(stream, &info, standing)).await,
+                    _ => Box::pin(self.http1(stream, &info, standing)).await,
+                }
+            }
         }
     }
 
@@ -137,59 +145,76 @@ impl Serve {
         Connection { port, https_port, trusted, ..connection }
     }
 
-    async fn https(
+    /// Shakes hands, where the connection is not for a backend that does. `None`: it is over.
+    async fn tls(
         &self,
         mut client: ClientStream,
         info: &Arc<ClientInfo>,
         admitted: &Admitted,
         standing: &Arc<Standing>,
-    ) {
+    ) -> Option<Stream> {
         let limit = Duration::from_secs(self.shared.settings.timeouts.handshake.into());
-        match timeout(limit, first(&client)).await {
-            Ok(First::Tls) => {}
-            Ok(First::Gone) => return standing.ends().await,
+        let first = timeout(limit, first(&client)).await;
+        // From here on there is one time for all of it.
+        let ends_at = Instant::now() + limit;
+        let passes = match first {
+            Ok(First::Tls) => timeout_at(ends_at, self.passes_through(&mut client)).await,
             Ok(First::Plain) => {
                 let refused = Refused { reason: Reason::PlainOnTls, detail: "plain HTTP on the port for HTTPS" };
-                return self.refuse(Box::new(client), BytesMut::new(), info, refused).await;
+                self.refuse(Box::new(client), BytesMut::new(), info, refused).await;
+                return None;
             }
-            Err(_) => {
-                self.cells.handshake(Handshake::TimedOut);
-                return standing.ends().await;
+            Ok(First::Gone) => {
+                standing.ends().await;
+                return None;
             }
-        }
-        let passes = timeout(limit, self.passes_through(&mut client));
-        match passes.await {
-            Err(_) => {
-                self.cells.handshake(Handshake::TimedOut);
-                return standing.ends().await;
+            Err(late) => Err(late),
+        };
+        match passes {
+            Ok(None) if admitted.may_shake_hands().await => self.shake_hands(client, ends_at, info, standing).await,
+            Ok(None) => {
+                self.cells.reject(Rejection::TooManyHandshakes);
+                None
             }
-            // Apart, since every connection's task is as large as the largest of its parts.
             Ok(Some((name, route))) => {
-                return Box::pin(self.tunnel(client, info, name, route)).await;
+                Box::pin(self.tunnel(client, info, name, route)).await;
+                None
             }
-            Ok(None) => {}
+            Err(_) => {
+                self.cells.handshake(Handshake::TimedOut);
+                standing.ends().await;
+                None
+            }
         }
-        if !admitted.may_shake_hands().await {
-            return self.cells.reject(Rejection::TooManyHandshakes);
-        }
+    }
+
+    async fn shake_hands(
+        &self,
+        client: ClientStream,
+        ends_at: Instant,
+        info: &Arc<ClientInfo>,
+        standing: &Arc<Standing>,
+    ) -> Option<Stream> {
+        let peer = info.connection.peer;
         let handshake = handshake_with_callback(&self.acceptor.context, client, &*self.certificates);
-        let stream =
-            match timeout(limit, self.handshakes.take(network(info.connection.peer), standing, handshake)).await {
-                Err(_) => return self.cells.handshake(Handshake::TimedOut),
-                Ok(Err(Shed)) => return self.cells.reject(Rejection::TooManyHandshakes),
-                Ok(Ok(Err(error))) => {
-                    tracing::debug!(peer = %info.connection.peer, %error, "TLS handshake failed");
-                    return self.cells.handshake(Handshake::Failed);
-                }
-                Ok(Ok(Ok(stream))) => stream,
-            };
-        let resumed = stream.ssl().session_reused();
-        self.cells.handshake(if resumed { Handshake::Resumed } else { Handshake::Full });
-        let stream: Stream = Box::new(stream);
-        match stream.selected_alpn_proto() {
-            Some(ALPN::H2) => self.http2(stream, info, standing).await,
-            _ => self.http1(stream, info, standing).await,
+        let mut shakes = pin!(self.handshakes.take(network(peer), standing, handshake));
+        match timeout_at(ends_at, &mut shakes).await {
+            Ok(Ok(Ok(stream))) => {
+                let resumed = stream.ssl().session_reused();
+                self.cells.handshake(if resumed { Handshake::Resumed } else { Handshake::Full });
+                return Some(Box::new(stream));
+            }
+            Ok(Ok(Err(error))) => {
+                tracing::debug!(%peer, %error, "TLS handshake failed");
+                self.cells.handshake(Handshake::Failed);
+            }
+            Ok(Err(Shed)) => self.cells.reject(Rejection::TooManyHandshakes),
+            Err(_) => {
+                self.cells.handshake(Handshake::TimedOut);
+                standing.ends().await;
+            }
         }
+        None
     }
 }
 

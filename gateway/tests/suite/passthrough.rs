@@ -285,6 +285,24 @@ fn a_hello_has_its_time_and_the_backend_may_be_told_who_the_client_is() {
 }
 
 #[test]
+fn the_hello_and_the_rest_of_a_handshake_have_one_time() {
+    let gateway = scene(&pki::ecdsa(&["backend.test"])).set("timeouts", json!({"handshake": 4})).ready();
+    let mut client = client::connect(gateway.https);
+    let begun = Instant::now();
+    let hello = hello_of("b.test");
+    let (first, rest) = hello.split_at(20);
+    client.send(first);
+    std::thread::park_timeout(Duration::from_secs(2));
+    client.send(rest);
+    let mut answer = Vec::new();
+    client.stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.starts_with(b"\x16\x03"), "the gateway's part of the handshake");
+    let took = begun.elapsed();
+    assert!((Duration::from_secs(4)..Duration::from_secs(6)).contains(&took), "{took:?}");
+    gateway.wait_metric("sluicegate_tls_handshakes_total", &["timeout"], 1.0);
+}
+
+#[test]
 fn what_cannot_be_passed_through_is_said_and_ended_here() {
     let web = |host: &str, annotation: &str, tls: &str| {
         let name = host.strip_suffix(".test").unwrap();
